@@ -1,0 +1,128 @@
+"""What all forms share: CSRF that is always on, errors with codes, and bodies read with care."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from starlette.datastructures import FormData, ImmutableMultiDict
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette_wtf import StarletteForm
+from starlette_wtf.util import generate_csrf, validate_csrf
+from wtforms import Form
+from wtforms.csrf.core import CSRF
+
+from starlette_otp.service import OTP
+from starlette_otp.sessions import verdict_of
+
+CSRF_KEY = "otp_csrf"
+"""Where the session holds what the CSRF tokens sign."""
+_CSRF_MAX_AGE = 3600
+
+
+class _SessionCSRF(CSRF):  # type: ignore[misc]  # WTForms is untyped
+    """starlette-wtf's tokens under OTP's own key, whatever a host's middleware says."""
+
+    def setup_form(self, form: Any) -> Any:
+        self.request = form.meta.csrf_context
+        return super().setup_form(form)
+
+    def generate_csrf_token(self, csrf_token_field: Any) -> str:
+        token: str = generate_csrf(self.request, self._keys(), CSRF_KEY)
+        return token
+
+    def validate_csrf_token(self, form: Any, field: Any) -> None:
+        validate_csrf(self.request, field.data, self._keys(), CSRF_KEY, _CSRF_MAX_AGE)
+
+    def _keys(self) -> list[str]:
+        return verdict_of(self.request).otp.keyring.csrf
+
+
+class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
+    """A form with CSRF always on, and errors that have codes.
+
+    Attributes:
+        error_codes: the codes of all errors, in their order.
+        info: what the user should know that is no error: the message of a challenge.
+    """
+
+    class Meta:
+        csrf = True
+        csrf_class = _SessionCSRF
+        csrf_field_name = "csrf_token"
+
+    error_messages: ClassVar[Mapping[str, str]] = {
+        "csrf_failed": "This page could not be checked, or was open for too long. "
+        "Please try again.",
+    }
+
+    def __init__(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        # Not StarletteForm's own: that lets a host's CSRF middleware switch ours off.
+        self._request = request
+        self.error_codes: list[str] = []
+        self.info: str | None = None
+        Form.__init__(self, *args, meta={"csrf_context": request}, **kwargs)
+
+    @classmethod
+    async def from_formdata(cls, request: Request, **kwargs: Any) -> Self:
+        """The form of this request, filled with what was submitted.
+
+        Raises:
+            HTTPException: 400 for a body that does not parse, a JSON body that is no object of
+                texts, or a file for a field.
+        """
+        kwargs.setdefault("formdata", await _submitted(request))
+        return cls(request, **kwargs)
+
+    async def validate(self, extra_validators: Any = None) -> bool:
+        """Whether the fields are valid and the request is not forged."""
+        if await super().validate(extra_validators):
+            return True
+        if self.csrf_token.errors:
+            self.csrf_token.errors = []
+            self.add_error("csrf_failed")
+        return False
+
+    def messages(self) -> Mapping[str, str]:
+        """The message for each code."""
+        return self.error_messages
+
+    def add_error(self, code: str, field: Any = None, **data: Any) -> None:
+        """Add the error of that code, to a field or to the form as a whole."""
+        message = self.messages()[code].format(**data)
+        if field is None:
+            self.form_errors.append(message)
+        else:
+            field.errors = [*field.errors, message]
+        self.error_codes.append(code)
+
+    @property
+    def otp(self) -> OTP:
+        """The OTP of this request."""
+        return verdict_of(self._request).otp
+
+
+async def _submitted(request: Request) -> Any:
+    if request.method not in ("POST", "PUT", "PATCH", "DELETE"):
+        return None
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    data: FormData | ImmutableMultiDict[str, Any]
+    if content_type == "application/json":
+        data = await _json_object(request)
+    else:
+        data = await request.form(max_files=10, max_fields=100)
+    for name, value in data.multi_items():
+        if not isinstance(value, str):
+            raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
+    return data
+
+
+async def _json_object(request: Request) -> ImmutableMultiDict[str, Any]:
+    try:
+        body = await request.json()
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "The body has to be a JSON object.")
+    return ImmutableMultiDict(body)

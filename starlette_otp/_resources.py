@@ -1,0 +1,55 @@
+"""Where the shipped templates and migrations are, and the Jinja environment over them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+
+from jinja2 import (
+    BaseLoader,
+    ChoiceLoader,
+    Environment,
+    FileSystemLoader,
+    PrefixLoader,
+    select_autoescape,
+)
+from starlette.templating import Jinja2Templates
+
+_PACKAGE = Path(__file__).parent
+
+Folder = str | PathLike[str]
+Templates = Folder | Sequence[Folder] | Jinja2Templates | None
+
+
+def shipped(packaged: str, in_tree: str) -> Path:
+    """A folder that travels with the package: inside a wheel, else beside the package."""
+    inside = _PACKAGE / packaged
+    return inside if inside.is_dir() else _PACKAGE.parent / in_tree
+
+
+TEMPLATES = shipped("templates", "templates")
+MIGRATIONS = shipped("_migrations", "alembic")
+
+
+def jinja_templates(host: Templates) -> Jinja2Templates:
+    """Templates looked for in the host's first, then among the shipped ones.
+
+    An override can extend the original that it hides as `starlette_otp/otp/login.html`.
+
+    Args:
+        host: a folder, several, a Jinja2Templates whose environment is shared, or None.
+    """
+    loaders: list[BaseLoader] = []
+    if isinstance(host, Jinja2Templates):
+        if host.env.loader is not None:
+            loaders.append(host.env.loader)
+    elif host is not None:
+        loaders.append(FileSystemLoader(host))
+    originals = FileSystemLoader(TEMPLATES)
+    loader = ChoiceLoader([*loaders, PrefixLoader({"starlette_otp": originals}), originals])
+    if isinstance(host, Jinja2Templates):
+        env = host.env.overlay(loader=loader)
+        return Jinja2Templates(env=env, context_processors=host.context_processors)
+    env = Environment(loader=loader, autoescape=select_autoescape(default_for_string=True))
+    return Jinja2Templates(env=env)

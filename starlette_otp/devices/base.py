@@ -1,0 +1,327 @@
+"""DeviceMixin: the table `otp_device`, persistent ids, and the contract to verify and challenge."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    Identity,
+    Select,
+    String,
+    Text,
+    event,
+    false,
+    inspect,
+    select,
+    text,
+)
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, Mapper, declared_attr, has_inherited_table, mapped_column
+from sqlalchemy.orm.attributes import flag_modified, get_history
+
+from starlette_otp.devices.owner import convert_key, raw_user_key, table_of, user_id_column
+from starlette_otp.devices.policies import Permission, ThrottlingMixin, TimestampMixin
+from starlette_otp.exceptions import ConfigurationError, SecretUnreadable, TransactionRequired
+from starlette_otp.keyring import Keyring
+from starlette_otp.oath import MIN_SECRET_BYTES, SECRET_BYTES
+
+_PERSISTENT_ID = re.compile(r"([a-z][a-z0-9_.-]{0,31})/([1-9][0-9]{0,17})", re.ASCII)
+_Row = TypeVar("_Row", bound="DeviceMixin")
+
+
+class DeviceMixin(ThrottlingMixin, TimestampMixin):
+    """A device: a row that can verify tokens. The host puts this on its own DeclarativeBase.
+
+    The host sets `__user_model__` to its user class, or declares `user_id: Mapped[str]` itself
+    when its users live elsewhere. Every subclass is one kind of device in the same table and is
+    installed by being declared. A kind says what is its own: `check_token`, and if it is
+    interactive `prepare_challenge` and `deliver`. Confirmation, ownership, throttling and counting
+    are done here, the same for every kind.
+    """
+
+    __user_model__: ClassVar[type[Any] | None] = None
+    __kind__: ClassVar[str]
+    """The discriminator; unless set it is the class's name, lower case, less "device"."""
+    __kind_defaults__: ClassVar[Mapping[str, Any]] = {}
+    """What a new device of this kind starts with. Kinds share columns, so these can't be defaults
+    of the columns: the second kind would get the first one's."""
+    __keyring__: ClassVar[Keyring | None] = None
+    __session_model__: ClassVar[type[Any] | None] = None
+    __static_token_model__: ClassVar[type[Any] | None] = None
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    kind: Mapped[str] = mapped_column(String(32))
+    name: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    confirmed: Mapped[bool] = mapped_column(default=True, server_default="true")
+    sealed_secret: Mapped[str | None] = mapped_column(Text)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if has_inherited_table(cls) and not hasattr(cls, "__kind__"):
+            cls.__kind__ = cls.__name__.lower().removesuffix("device") or "device"
+        super().__init_subclass__(**kwargs)
+
+    def __init__(self, **values: Any) -> None:
+        defaults = {"confirmed": True, "name": "", "throttling_failure_count": 0}
+        super().__init__(**{**defaults, **self.__kind_defaults__, **values})
+
+    @declared_attr.directive
+    @classmethod
+    def __tablename__(cls) -> str | None:
+        return None if has_inherited_table(cls) else "otp_device"
+
+    @declared_attr.directive
+    @classmethod
+    def __mapper_args__(cls) -> dict[str, Any]:
+        if not has_inherited_table(cls):
+            return {"polymorphic_on": "kind", "polymorphic_abstract": True}
+        mappers: Iterable[object] = (inspect(base, raiseerr=False) for base in cls.__mro__[1:])
+        parent = next(mapper for mapper in mappers if isinstance(mapper, Mapper))
+        if cls.__kind__ in parent.polymorphic_map:
+            # Two classes of one kind: OTP refuses them by name. SQLAlchemy would only warn, and
+            # load the rows of the first class as the second.
+            return {"polymorphic_abstract": True}
+        return {"polymorphic_identity": cls.__kind__, "polymorphic_load": "inline"}
+
+    @declared_attr
+    @classmethod
+    def user_id(cls) -> Mapped[Any]:
+        if cls.__user_model__ is None:
+            raise ConfigurationError(
+                f"{cls.__name__} needs __user_model__, or a user_id: Mapped[str] column of its own."
+            )
+        return user_id_column(cls.__user_model__)
+
+    # Who and which.
+
+    @classmethod
+    def user_key(cls, user: object) -> Any:
+        """The user's key as a value of `user_id`, or None for nobody.
+
+        Nobody is None, a user who is not authenticated, and one whose key does not convert.
+        """
+        return convert_key(raw_user_key(user, cls.__user_model__), table_of(cls).c.user_id)
+
+    @classmethod
+    def kinds(cls) -> dict[str, type[Self]]:
+        """The declared kinds of device at and below this class."""
+        mappers: Iterable[Mapper[Self]] = inspect(cls).self_and_descendants
+        return {m.polymorphic_identity: m.class_ for m in mappers if m.polymorphic_identity}
+
+    @classmethod
+    def devices_for_user(cls, user: object, confirmed: bool | None = None) -> Select[Self]:
+        """A SELECT of a user's devices of this class, by id; of none for nobody.
+
+        Args:
+            user: the user; anonymous has no devices.
+            confirmed: only the confirmed, only the unconfirmed, or None for all.
+        """
+        key = cls.user_key(user)
+        # Rows of a kind that this host does not declare would be an error when loaded.
+        query = select(cls).where(cls.kind.in_(cls.kinds())).order_by(cls.id)
+        query = query.where(false() if key is None else cls.user_id == key)
+        return query if confirmed is None else query.where(cls.confirmed.is_(confirmed))
+
+    @classmethod
+    async def from_persistent_id(
+        cls, session: AsyncSession, persistent_id: str, for_verify: bool = False
+    ) -> Self | None:
+        """The device with this persistent id, or None, whatever garbage is given for an id.
+
+        Args:
+            session: the caller's session.
+            persistent_id: as the attribute of that name gives it.
+            for_verify: lock the row for the rest of the transaction.
+
+        Raises:
+            TransactionRequired: `for_verify` in a transaction that is not READ COMMITTED.
+        """
+        kind, device_id = parse_persistent_id(persistent_id)
+        if kind not in cls.kinds():
+            return None
+        query = select(cls).where(cls.id == device_id, cls.kind == kind)
+        if for_verify:
+            await require_read_committed(session)
+            query = locked(query)
+        return await session.scalar(query)
+
+    @property
+    def persistent_id(self) -> str:
+        """What names this device outside the database: kind, slash, id."""
+        return f"{self.kind}/{self.id}"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, DeviceMixin):
+            return NotImplemented
+        mine = inspect(self).identity
+        return self is other or (
+            mine is not None and type(self) is type(other) and mine == inspect(other).identity
+        )
+
+    def __hash__(self) -> int:
+        identity = inspect(self).identity
+        return object.__hash__(self) if identity is None else hash((type(self), identity))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {inspect(self).identity}>"
+
+    # The secret.
+
+    @property
+    def secret(self) -> bytes:
+        """The secret: 16 bytes or more, 20 random ones unless set; encrypted in the row.
+
+        Raises:
+            ValueError: a short secret was set.
+            ConfigurationError: no OTP has been made over this model, so there are no keys.
+            SecretUnreadable: the row's secret does not decrypt.
+        """
+        plain: bytes | None = self.__dict__.get("_plain_secret")
+        if plain is None and self.sealed_secret is None:
+            plain = self.__dict__["_plain_secret"] = secrets.token_bytes(SECRET_BYTES)
+        return self._unseal(self.user_id) if plain is None else plain
+
+    @secret.setter
+    def secret(self, value: bytes) -> None:
+        if not isinstance(value, bytes) or len(value) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
+            raise ValueError(f"A secret is {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6).")
+        self.__dict__["_plain_secret"] = value
+        if inspect(self).has_identity:
+            # The plain text is no mapped attribute: a flush would not see it change.
+            flag_modified(self, "sealed_secret")
+
+    def _unseal(self, user_id: Any) -> bytes:
+        plain = self.keyring().open(str(self.sealed_secret), kind=self.kind, owner=str(user_id))
+        if plain is None:
+            raise SecretUnreadable(self.persistent_id)
+        return plain
+
+    def _seal(self) -> None:
+        """Encrypt a secret that was set, or that has to name a new owner."""
+        owners = get_history(self, "user_id")
+        if "_plain_secret" not in self.__dict__:
+            if not (self.sealed_secret and owners.deleted):
+                return
+            self.__dict__["_plain_secret"] = self._unseal(owners.deleted[0])
+        plain = self.__dict__.pop("_plain_secret")
+        self.sealed_secret = self.keyring().seal(plain, kind=self.kind, owner=str(self.user_id))
+
+    @classmethod
+    def keyring(cls) -> Keyring:
+        """The keys that OTP handed to this model."""
+        if cls.__keyring__ is None:
+            raise ConfigurationError(
+                f"{cls.__name__} has no keys: make an OTP(...) over its device model first."
+            )
+        return cls.__keyring__
+
+    # The contract.
+
+    def is_interactive(self) -> bool:
+        """Whether this device has a challenge to give."""
+        return type(self).prepare_challenge is not DeviceMixin.prepare_challenge
+
+    def accepts(self, token: str) -> bool:
+        """Whether a token of this device can look like `token`; `match_token` asks no other."""
+        return True
+
+    async def check_token(self, token: str) -> bool:
+        """A kind's own check of what the user typed; it may change the row. No policy in here."""
+        return False
+
+    async def prepare_challenge(self, **context: Any) -> str | None:
+        """An interactive kind's own: make the challenge under the lock, return the message."""
+        return None
+
+    async def deliver(self, **context: Any) -> None:
+        """An interactive kind's own: hand the challenge over, after the commit, nothing locked."""
+
+    async def generate_is_allowed(self) -> Permission:
+        """Whether a challenge may be made now: `(True, None)` or `(False, evidence)`."""
+        return True, None
+
+    async def verify_is_allowed(self) -> Permission:
+        """Whether a token may be tried now: `(True, None)` or `(False, evidence)`.
+
+        An unconfirmed device verifies nothing, so that a stolen password can't enrol its own.
+        """
+        if not self.confirmed:
+            return False, {"error_message": "This device is not confirmed yet."}
+        return await super().verify_is_allowed()
+
+    async def verify_token(self, token: str) -> bool:
+        """Try a token: is it allowed, does the kind accept it; then reset and stamp, or count.
+
+        Call it on a device loaded `for_verify` in a session, and commit whatever the answer is.
+        An accepted token is never accepted again (RFC 6238 section 5.2). A device that may not
+        verify now answers False and counts nothing.
+        """
+        allowed, _ = await self.verify_is_allowed()
+        if not allowed:
+            return False
+        accepted = await self.check_token(token)
+        self.record(accepted)
+        return accepted
+
+    def record(self, accepted: bool) -> None:
+        """Write an answer into the row: the reset and the time stamp, or one more failure."""
+        if accepted:
+            self.throttle_reset()
+            self.set_last_used_timestamp()
+        else:
+            self.throttle_increment()
+
+    async def generate_challenge(self, **context: Any) -> str | None:
+        """Prepare a challenge if that is allowed; delivering it is OTP's, after the commit.
+
+        Returns:
+            The message for the user; None from a passive device or when it is not allowed.
+        """
+        allowed, _ = await self.generate_is_allowed()
+        return await self.prepare_challenge(**context) if allowed else None
+
+
+@event.listens_for(DeviceMixin, "before_insert", propagate=True)
+def _seal_new(mapper: object, connection: object, device: DeviceMixin) -> None:
+    if device.sealed_secret is None:
+        _ = device.secret  # draws one
+    device._seal()
+
+
+@event.listens_for(DeviceMixin, "before_update", propagate=True)
+def _seal_changed(mapper: object, connection: object, device: DeviceMixin) -> None:
+    device._seal()
+
+
+def parse_persistent_id(persistent_id: object) -> tuple[str, int]:
+    """Kind and id of a persistent id; `("", 0)`, which names nothing, for any garbage."""
+    found = _PERSISTENT_ID.fullmatch(persistent_id) if isinstance(persistent_id, str) else None
+    return (found[1], int(found[2])) if found else ("", 0)
+
+
+def locked(query: Select[_Row]) -> Select[_Row]:
+    """`query`, locking its rows; an instance the session already had is read anew, too."""
+    return query.with_for_update().execution_options(populate_existing=True)
+
+
+async def require_read_committed(session: AsyncSession) -> None:
+    """Refuse a session in which a lock would not help.
+
+    AUTOCOMMIT drops the lock at once, and above READ COMMITTED a transaction that waited for the
+    lock still sees the row as it was, or fails and takes the count of failures with it.
+
+    Raises:
+        TransactionRequired: as said.
+    """
+    connection = await session.connection()
+    raw = (await connection.get_raw_connection()).dbapi_connection
+    level = "autocommit"
+    if raw is not None and not connection.dialect.detect_autocommit_setting(raw):
+        level = await connection.scalar(text("SHOW transaction_isolation"))
+    if level != "read committed":
+        raise TransactionRequired(
+            f"Devices are locked in a READ COMMITTED transaction; this session's is {level}."
+        )

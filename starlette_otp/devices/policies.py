@@ -1,0 +1,107 @@
+"""Policies every device keeps: when it may verify, when it may be challenged, when it was used."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import DateTime
+from sqlalchemy.orm import Mapped, mapped_column
+
+from starlette_otp import clock
+
+Permission = tuple[bool, dict[str, Any] | None]
+"""`(True, None)`, or `(False, evidence)` with a `reason` or an `error_message`."""
+
+
+class VerifyNotAllowed(StrEnum):
+    """Why a device may not verify a token now."""
+
+    N_FAILED_ATTEMPTS = "N_FAILED_ATTEMPTS"
+
+
+class GenerateNotAllowed(StrEnum):
+    """Why a device may not make a challenge now."""
+
+    COOLDOWN_DURATION_PENDING = "COOLDOWN_DURATION_PENDING"
+
+
+class TimestampMixin:
+    """When a device was made and when it last accepted a token."""
+
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), default=clock.now)
+    last_used_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    def set_last_used_timestamp(self) -> None:
+        """Note that the device accepted a token just now; the caller commits."""
+        self.last_used_at = clock.now()
+
+
+class ThrottlingMixin:
+    """Growing waits after failures (RFC 4226 section 7.3) and a stop after many (NIST SP 800-63B).
+
+    After n failures in a row a device is locked for `throttle_factor * 2 ** (n - 1)` seconds, at
+    most `throttle_max_delay`. After `max_failures` it is stopped until someone resets it.
+    """
+
+    throttle_factor: ClassVar[float] = 1
+    """Seconds; 0 disables the waits, failures are still counted."""
+    throttle_max_delay: ClassVar[float] = 900
+    """Seconds."""
+    max_failures: ClassVar[int | None] = 100
+    """NIST SP 800-63B: at most 100 consecutive failures. None disables the stop."""
+
+    throttling_failure_count: Mapped[int] = mapped_column(default=0, server_default="0")
+    throttling_failure_timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+    @property
+    def failure_limit(self) -> int | None:
+        """The number of failures in a row that stops this device, or None."""
+        return self.max_failures
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether only `throttle_reset` makes the device verify again."""
+        limit = self.failure_limit
+        return limit is not None and (self.throttling_failure_count or 0) >= limit
+
+    @property
+    def locked_until(self) -> datetime | None:
+        """When the wait after the last failure ends; None when the device is not waiting."""
+        failed_at = self.throttling_failure_timestamp
+        if not self.throttling_failure_count or failed_at is None or not self.throttle_factor:
+            return None
+        # The exponent is capped too: a large count must not overflow.
+        doublings = min(self.throttling_failure_count - 1, 64)
+        delay = min(self.throttle_factor * 2**doublings, self.throttle_max_delay)
+        now = clock.now()
+        # A clock that was set back must not stretch the wait beyond the delay.
+        until = min(failed_at, now) + timedelta(seconds=delay)
+        return until if now < until else None
+
+    async def verify_is_allowed(self) -> Permission:
+        """Whether a token may be tried now.
+
+        Returns:
+            `(True, None)`, or `(False, {"reason", "failure_count", "locked_until"})`; a stopped
+            device has `locked_until` None.
+        """
+        until = None if self.is_stopped else self.locked_until
+        if until is None and not self.is_stopped:
+            return True, None
+        return False, {
+            "reason": VerifyNotAllowed.N_FAILED_ATTEMPTS,
+            "failure_count": self.throttling_failure_count,
+            "locked_until": until,
+        }
+
+    def throttle_increment(self) -> None:
+        """Count one failure; the caller commits."""
+        self.throttling_failure_count = (self.throttling_failure_count or 0) + 1
+        self.throttling_failure_timestamp = clock.now()
+
+    def throttle_reset(self) -> None:
+        """Forget all failures; the caller commits."""
+        self.throttling_failure_count = 0
+        self.throttling_failure_timestamp = None

@@ -1,0 +1,173 @@
+"""Static tokens: recovery codes and other tokens used once (NIST look-up secrets)."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from enum import StrEnum
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, ForeignKey, Identity, String, UniqueConstraint, delete, inspect
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.owner import is_clean_text, table_of
+from starlette_otp.exceptions import TransactionRequired
+
+# Crockford's base 32: no letter that is read as another letter or as a digit.
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_LOOK_ALIKES = str.maketrans("oil", "011")
+_GROUPS, _GROUP_LENGTH = 4, 4
+"""16 characters of 5 bits: 80 bits, over the 64 from which NIST SP 800-63B asks no limit."""
+_MADE = re.compile(f"[{_ALPHABET}]{{{_GROUPS * _GROUP_LENGTH}}}")
+_MIN_CUSTOM, _MAX_CUSTOM = 6, 64
+
+
+class TokenShape(StrEnum):
+    """What the tokens of a static device look like; it only ever widens."""
+
+    MADE = "made"
+    """Only tokens that `add_token` made."""
+    CUSTOM = "custom"
+    """Tokens chosen by someone, too, but none of digits only."""
+    ANY = "any"
+    """Even tokens of digits only."""
+
+
+class StaticDeviceMixin(DeviceMixin):
+    """A device with a set of tokens, each accepted once and then gone.
+
+    The tokens are stored as HMACs under a secret of the device's own, so that the application's
+    keys rotate without killing recovery codes, and a digest copied to another device is useless.
+    """
+
+    __kind__ = "static"
+    __kind_defaults__ = {"token_shape": TokenShape.MADE}
+
+    token_shape: Mapped[str | None] = mapped_column(String(8), use_existing_column=True)
+
+    @property
+    def failure_limit(self) -> int | None:
+        """None while all tokens have 64 bits or more, which no counting of guesses can wear out."""
+        return None if self.token_shape == TokenShape.MADE else self.max_failures
+
+    def accepts(self, token: str) -> bool:
+        """Whether one of this device's tokens can look like `token`: six digits are no code."""
+        plain = canonical_static(token)
+        if plain is None or self.token_shape == TokenShape.ANY:
+            return plain is not None
+        if self.token_shape == TokenShape.CUSTOM:
+            return not plain.isdigit()
+        return _MADE.fullmatch(plain.translate(_LOOK_ALIKES)) is not None
+
+    async def add_token(self, token: str | None = None) -> str:
+        """Add a token to a device loaded in a session; the caller commits.
+
+        Args:
+            token: a chosen token, 6 to 64 characters besides spaces and dashes; or one is made.
+
+        Returns:
+            The plain token, shown this once: only its digest is stored.
+
+        Raises:
+            ValueError: the chosen token is too short, too long, or no clean text.
+            TransactionRequired: the device is in no session.
+        """
+        session = self._session()
+        if token is None:
+            token = make_token()
+        else:
+            self._widen(token)
+        if not inspect(self).has_identity:
+            await session.flush()
+        row = {"device_id": self.id, "digest": self._digests(token)[0]}
+        await session.execute(insert(self._tokens()).values(row).on_conflict_do_nothing())
+        return token
+
+    def _widen(self, token: str) -> None:
+        plain = canonical_static(token)
+        if plain is None or len(plain) < _MIN_CUSTOM:
+            raise ValueError(
+                f"A static token has {_MIN_CUSTOM} to {_MAX_CUSTOM} characters, "
+                "not counting spaces and dashes."
+            )
+        if plain.isdigit():
+            self.token_shape = TokenShape.ANY
+        elif self.token_shape == TokenShape.MADE:
+            self.token_shape = TokenShape.CUSTOM
+
+    async def check_token(self, token: str) -> bool:
+        """Accept a token of this device and delete it, in one indexed statement."""
+        if not self.accepts(token):
+            return False
+        tokens = self._tokens()
+        query = delete(tokens).where(
+            tokens.device_id == self.id, tokens.digest.in_(self._digests(token))
+        )
+        session = self._session()
+        with session.no_autoflush:
+            spent = await session.execute(query.returning(tokens.id))
+        return spent.first() is not None
+
+    def _digests(self, token: str) -> list[str]:
+        """The token's digest; and with look-alikes mended, for what was read off paper."""
+        plain = canonical_static(token) or ""
+        secret = self.secret
+        return list(
+            dict.fromkeys(
+                hmac.digest(secret, text.encode(), hashlib.sha256).hex()
+                for text in (plain, plain.translate(_LOOK_ALIKES))
+            )
+        )
+
+    def _session(self) -> AsyncSession:
+        session = async_object_session(self)
+        if session is None:
+            raise TransactionRequired("Static tokens need a device that is loaded in a session.")
+        return session
+
+    @classmethod
+    def _tokens(cls) -> Any:
+        return cls.__static_token_model__
+
+
+class StaticTokenMixin:
+    """A token of a static device: table `otp_static_token`.
+
+    The host sets `__device_model__` to its device class.
+    """
+
+    __device_model__: ClassVar[type[DeviceMixin]]
+    __tablename__ = "otp_static_token"
+    __table_args__ = (UniqueConstraint("device_id", "digest"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__device_model__.__static_token_model__ = cls
+
+    @declared_attr
+    def device_id(cls) -> Mapped[int]:
+        key = ForeignKey(table_of(cls.__device_model__).c.id, ondelete="CASCADE")
+        return mapped_column(key, nullable=False)
+
+
+def make_token() -> str:
+    """A token from the system's CSPRNG, 80 bits in groups that people can type."""
+    characters = [secrets.choice(_ALPHABET) for _ in range(_GROUPS * _GROUP_LENGTH)]
+    groups = range(0, len(characters), _GROUP_LENGTH)
+    return "-".join("".join(characters[at : at + _GROUP_LENGTH]) for at in groups)
+
+
+def canonical_static(token: str) -> str | None:
+    """What the user typed, without spaces, dashes and case; None if it is no static token."""
+    if len(token) > 2 * _MAX_CUSTOM:
+        return None
+    plain = token.replace(" ", "").replace("-", "").lower()
+    return plain if 0 < len(plain) <= _MAX_CUSTOM and is_clean_text(plain) else None

@@ -1,0 +1,72 @@
+"""The errors. Each carries its evidence; words for people are chosen where they are shown."""
+
+from __future__ import annotations
+
+from starlette.exceptions import HTTPException
+
+RETRY_AFTER_SECONDS = 5
+
+
+class OTPError(Exception):
+    """Every error this package raises on purpose."""
+
+
+class ConfigurationError(OTPError):
+    """The host put something together wrongly; the message is one sentence that says what."""
+
+
+class TransactionRequired(OTPError):
+    """Devices can only be locked in a session with a READ COMMITTED transaction."""
+
+
+class DeviceRejected(OTPError):
+    """A device may not verify this session.
+
+    Attributes:
+        device: the device that was offered.
+        reason: one sentence why.
+    """
+
+    def __init__(self, device: object, reason: str) -> None:
+        super().__init__(reason)
+        self.device = device
+        self.reason = reason
+
+
+class DeliveryFailed(OTPError):
+    """A challenge was made but could not be delivered; its token is dead.
+
+    Attributes:
+        device: the device whose challenge it was.
+    """
+
+    def __init__(self, device: object) -> None:
+        super().__init__("The challenge could not be delivered.")
+        self.device = device
+
+
+class SecretUnreadable(OTPError):
+    """A device's secret does not decrypt: tampered with, swapped, or made under a retired key.
+
+    Attributes:
+        persistent_id: the device's persistent id.
+    """
+
+    def __init__(self, persistent_id: str) -> None:
+        super().__init__(
+            f"The secret of device {persistent_id} does not decrypt under any key of this OTP: "
+            "it was changed, belongs to another row, or was made under a key that is gone."
+        )
+        self.persistent_id = persistent_id
+
+
+class DatabaseUnavailable(OTPError, HTTPException):
+    """The database is away. Left alone in a view, Starlette answers it with 503 and Retry-After."""
+
+    def __init__(self) -> None:
+        HTTPException.__init__(
+            self,
+            status_code=503,
+            detail="The service is temporarily unavailable. Please try again in a moment.",
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
+        )

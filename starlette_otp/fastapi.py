@@ -1,0 +1,51 @@
+"""requires_otp as a dependency: `user: Annotated[User, Depends(otp_required())]`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.requests import HTTPConnection, Request
+
+from starlette_otp.decorators import (
+    DETAILS,
+    STATUS,
+    UNAVAILABLE,
+    accepts_html,
+    login_redirect,
+    refuse,
+)
+from starlette_otp.exceptions import DatabaseUnavailable
+
+
+def otp_required(
+    *,
+    redirect_field_name: str = "next",
+    login_url: str | None = None,
+    if_configured: bool = False,
+    max_age: float | None = None,
+) -> Callable[[HTTPConnection], Awaitable[Any]]:
+    """A FastAPI dependency that gives `request.user` if a device verified it.
+
+    Its arguments and refusals are those of `requires_otp`; the refusal's code is in
+    `detail.code`. It serves routes and websockets, single ones and whole routers.
+    """
+
+    async def verified_user(conn: HTTPConnection) -> Any:
+        refusal = await refuse(conn, if_configured=if_configured, max_age=max_age)
+        if refusal is None:
+            return conn.user
+        if not isinstance(conn, Request):
+            raise WebSocketException(1013 if refusal == UNAVAILABLE else 1008, refusal)
+        if refusal == UNAVAILABLE:
+            raise DatabaseUnavailable()
+        if accepts_html(conn):
+            url = login_redirect(conn, refusal, redirect_field_name, login_url)
+            raise HTTPException(303, headers={"Location": url, "Cache-Control": "no-store"})
+        detail: Any = {"message": DETAILS[refusal], "code": refusal}
+        raise HTTPException(STATUS[refusal], detail, {"Cache-Control": "no-store"})
+
+    # FastAPI reads annotations at run time, where those of this module are strings.
+    verified_user.__annotations__["conn"] = HTTPConnection
+    return verified_user

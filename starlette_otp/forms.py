@@ -1,0 +1,270 @@
+"""The forms: name, password and token in one go; or a token alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, ClassVar, Self
+
+from starlette.requests import Request
+from wtforms import PasswordField, SelectField, StringField, SubmitField
+
+from starlette_otp import clock
+from starlette_otp._form import BaseForm
+from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed
+from starlette_otp.users import attach, is_active, password_hash
+
+logger = logging.getLogger("starlette_otp")
+
+TICKET_KEY = "otp_ticket"
+TICKET_MAX_AGE = 300
+"""Seconds from the password."""
+
+
+class LogoutForm(BaseForm):
+    """Nothing but the CSRF token, for a button that logs out."""
+
+
+class PasswordForm(BaseForm):
+    """Username and password. The password is never written back into the page."""
+
+    error_messages: ClassVar[Mapping[str, str]] = {
+        **BaseForm.error_messages,
+        "username_required": "Please enter your username.",
+        "password_required": "Please enter your password.",
+        "invalid_login": "That username and password do not match. Please check both.",
+    }
+
+    username = StringField("Username")
+    password = PasswordField("Password")
+
+    _user: Any = None
+
+    def get_user(self) -> Any | None:
+        """The user, once the form is valid."""
+        return self._user
+
+    async def validate(self, extra_validators: Any = None) -> bool:
+        """Whether name and password are a user's."""
+        if not await super().validate(extra_validators):
+            return False
+        self._user = await self.authenticate()
+        return self._user is not None
+
+    async def authenticate(self) -> Any | None:
+        """The user of the typed credentials, or None and an error."""
+        username, password = self.username.data or "", self.password.data or ""
+        if not username:
+            self.add_error("username_required", self.username)
+        if not password:
+            self.add_error("password_required", self.password)
+        if not username or not password:
+            return None
+        user = await self.otp.authenticate(self._request, username, password)
+        if user is None:
+            self.add_error("invalid_login")
+        return user
+
+
+class OTPAuthenticationFormMixin:
+    """The fields and checks of the second factor, for a form whose first factor is any.
+
+    Such a form extends BaseForm and, once it knows the user, answers with `clean_otp(user)`.
+    """
+
+    otp_error_messages: ClassVar[Mapping[str, str]] = {
+        "token_required": "Please enter your token.",
+        "challenge_exception": "The challenge could not be sent. Please try again later.",
+        "not_interactive": "Please choose a device that gives a challenge.",
+        "challenge_message": "{challenge}",
+        "invalid_token": "That token is not right, or was used before. Please check it.",
+        "n_failed_attempts": "Verification is paused after {failure_count} wrong tokens. "
+        "Please try again {wait}.",
+        "verification_not_allowed": "{error_message}",
+    }
+
+    otp_device = SelectField("Device", choices=[], validate_choice=False)
+    otp_token = StringField("Token")
+    otp_challenge = SubmitField("Get challenge")
+
+    _user: Any = None
+
+    def get_user(self) -> Any | None:
+        """The user, once the form is valid, with the device as `otp_device`."""
+        return self._user
+
+    def messages(self: Any) -> Mapping[str, str]:
+        """The message for each code."""
+        return {**self.error_messages, **self.otp_error_messages}
+
+    async def device_choices(self: Any, user: object) -> list[tuple[str, str]]:
+        """The user's confirmed devices to choose from: persistent id and name."""
+        devices = await self.otp.devices_for_user(user)
+        return [(device.persistent_id, _label(device)) for device in devices]
+
+    async def clean_otp(self: Any, user: Any) -> bool:
+        """Verify the token, or give the challenge that was asked for.
+
+        With a device chosen it alone is asked, else all of the user's are. Another user's device
+        is as good as none.
+
+        Args:
+            user: the user whose first factor was accepted.
+
+        Returns:
+            Whether a device accepted the token: `get_user()` has it. If not, the errors and their
+            codes say why, or `info` holds the challenge, and `otp_device` offers the devices.
+        """
+        choices = await self.device_choices(user)
+        chosen = self.otp_device.data if self.otp_device.data in dict(choices) else None
+        device = None
+        if self.otp_challenge.data:
+            await self._challenge(user, chosen)
+        elif not (self.otp_token.data or "").strip():
+            self.add_error("token_required", self.otp_token)
+        else:
+            device = await self._verify(user, chosen)
+        if device is not None:
+            self._user = attach(user, device)
+            return True
+        self._offer(choices, chosen)
+        return False
+
+    def _offer(self: Any, choices: list[tuple[str, str]], chosen: str | None) -> None:
+        several = [("", "Any of my devices")] if len(choices) != 1 else []
+        self.otp_device.choices = several + choices
+        self.otp_device.data = chosen or ""
+        self.otp_token.data = ""
+
+    async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
+        attempt = await self.otp.attempt(user, self.otp_token.data, chosen)
+        refusal = attempt.refusal
+        if attempt.device is None and refusal is None:
+            self.add_error("invalid_token", self.otp_token)
+        elif refusal is not None and "reason" in refusal:
+            data = {**refusal, "wait": _wait(refusal.get("locked_until"))}
+            self.add_error("n_failed_attempts", self.otp_token, **data)
+        elif refusal is not None:
+            self.add_error("verification_not_allowed", self.otp_token, **refusal)
+        return attempt.device
+
+    async def _challenge(self: Any, user: Any, chosen: str | None) -> None:
+        try:
+            message = chosen and await self.otp.generate_challenge(user, chosen)
+        except DeliveryFailed:
+            self.add_error("challenge_exception", self.otp_device)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            logger.exception("A challenge could not be made.")
+            self.add_error("challenge_exception", self.otp_device)
+        else:
+            if not message:
+                self.add_error("not_interactive", self.otp_device)
+                return
+            self.info = self.messages()["challenge_message"].format(challenge=message)
+            self.error_codes.append("challenge_message")
+
+
+class OTPTokenForm(OTPAuthenticationFormMixin, BaseForm):
+    """A token alone, for a user who is authenticated already.
+
+    Args:
+        request: behind OTPMiddleware.
+        user: the user.
+    """
+
+    def __init__(self, request: Request, *args: Any, user: Any, **kwargs: Any) -> None:
+        self.user = user
+        super().__init__(request, *args, **kwargs)
+
+    @classmethod
+    async def from_formdata(cls, request: Request, **kwargs: Any) -> Self:
+        """The form of this request, with the user's devices to choose from."""
+        form = await super().from_formdata(request, **kwargs)
+        if not form.is_submitted():
+            form._offer(await form.device_choices(form.user), None)
+        return form
+
+    async def validate(self, extra_validators: Any = None) -> bool:
+        """Whether one of the user's devices accepts the token."""
+        if await super().validate(extra_validators):
+            return await self.clean_otp(self.user)
+        self._offer(await self.device_choices(self.user), None)
+        return False
+
+
+class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
+    """Name, password and token in one go.
+
+    Once the password was accepted it need not be typed again: for five minutes a ticket in the
+    session stands for it. The ticket is bound to the username, to the password's hash and to the
+    last use of the user's devices, so a success kills it, copies too; failures do not extend it.
+
+    Attributes:
+        password_accepted: the first factor was accepted, only the second is missing.
+    """
+
+    password_accepted = False
+
+    async def validate(self, extra_validators: Any = None) -> bool:
+        """Whether name and password are a user's and one of their devices accepts the token."""
+        if not await super().validate(extra_validators):
+            return False
+        user, self._user = self._user, None
+        if await self.clean_otp(user):
+            self._request.session.pop(TICKET_KEY, None)
+            return True
+        self.password_accepted = True
+        if self.password.data:
+            await self._issue_ticket(user)
+        return False
+
+    async def authenticate(self) -> Any | None:
+        """The user of the typed credentials, or else of the ticket."""
+        if not self.password.data:
+            user = await self._redeem_ticket(self.username.data or "")
+            if user is not None:
+                return user
+        self._request.session.pop(TICKET_KEY, None)
+        return await super().authenticate()
+
+    async def _issue_ticket(self, user: Any) -> None:
+        ticket = {
+            "username": self.username.data,
+            "user": str(self.otp.device_model.user_key(user)),
+            "password": self.otp.keyring.digests("password", password_hash(user))[0],
+            "last_used": str(await self.otp.last_used(user)),
+        }
+        # Unreadable too: the cookie is not, and a username may be an address.
+        self._request.session[TICKET_KEY] = self.otp.keyring.make_ticket(ticket, clock.now())
+
+    async def _redeem_ticket(self, username: str) -> Any | None:
+        otp, ticket = self.otp, self._request.session.get(TICKET_KEY)
+        claims = otp.keyring.read_ticket(ticket, clock.now(), TICKET_MAX_AGE)
+        if claims is None or username not in ("", claims["username"]):
+            return None
+        user = await otp.load_user(self._request, claims["user"])
+        if user is None or not is_active(user):
+            return None
+        if not otp.keyring.digest_matches("password", password_hash(user), claims["password"]):
+            return None
+        if str(await otp.last_used(user)) != claims["last_used"]:
+            return None
+        self.username.data = claims["username"]
+        return user
+
+
+def _label(device: Any) -> str:
+    return device.name or f"{device.kind} device"
+
+
+def _wait(until: datetime | None) -> str:
+    if until is None:
+        return "once the device has been reset"
+    seconds = max(1, math.ceil((until - clock.now()).total_seconds()))
+    if seconds <= 90:
+        return f"in {seconds} second{'s' if seconds > 1 else ''}"
+    return f"in {math.ceil(seconds / 60)} minutes"

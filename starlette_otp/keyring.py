@@ -1,0 +1,99 @@
+"""Keys derived from the application's secret: device secrets at rest, digests, tickets, CSRF."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from starlette.datastructures import Secret
+
+from starlette_otp.exceptions import ConfigurationError
+
+MIN_KEY_LENGTH = 32
+
+
+class Keyring:
+    """The first of `secret_keys` seals and signs, all of them still open and verify.
+
+    Every purpose has a key of its own (HKDF-SHA256, one label a purpose), so that what was made
+    for one is worthless for another.
+
+    Args:
+        secret_keys: one key, or several with the newest first; 32 characters or more each.
+
+    Raises:
+        ConfigurationError: no key, or a short one.
+    """
+
+    def __init__(self, secret_keys: str | Secret | Sequence[str | Secret]) -> None:
+        several = [secret_keys] if isinstance(secret_keys, str | Secret) else secret_keys
+        keys = [str(key) for key in several]
+        if not keys or any(len(key) < MIN_KEY_LENGTH for key in keys):
+            raise ConfigurationError(f"secret_key needs {MIN_KEY_LENGTH} characters or more.")
+        self._secrets = _fernet(keys, "secrets")
+        self._tickets = _fernet(keys, "tickets")
+        self._digests = [_derive(key, "digests") for key in keys]
+        # itsdangerous wants the oldest first and signs with the last.
+        self.csrf = [_derive(key, "csrf").hex() for key in reversed(keys)]
+
+    def seal(self, secret: bytes, *, kind: str, owner: str) -> str:
+        """Encrypt a device's secret for its row; `open` wants the same kind and owner."""
+        return self._secrets.encrypt(_label(kind, owner) + secret).decode()
+
+    def open(self, sealed: str, *, kind: str, owner: str) -> bytes | None:
+        """The secret, or None when it does not decrypt or was sealed for another row.
+
+        A ciphertext copied into another user's row opens to a plaintext that names its owner.
+        """
+        label = _label(kind, owner)
+        try:
+            plain = self._secrets.decrypt(sealed.encode())
+        except (InvalidToken, UnicodeEncodeError):
+            return None
+        return plain[len(label) :] if hmac.compare_digest(plain[: len(label)], label) else None
+
+    def digests(self, purpose: str, value: str) -> list[str]:
+        """The keyed digests of `value` as 64 hex characters each, one a key, the newest first."""
+        message = f"{purpose}\0{value}".encode()
+        return [hmac.digest(key, message, hashlib.sha256).hex() for key in self._digests]
+
+    def digest_matches(self, purpose: str, value: str, digest: str) -> bool:
+        """Whether `digest` was made of `value` under any key; compared in constant time."""
+        return any(hmac.compare_digest(made, digest) for made in self.digests(purpose, value))
+
+    def make_ticket(self, payload: dict[str, Any], now: datetime) -> str:
+        """A signed, unreadable and dated text that stands for `payload`."""
+        data = json.dumps(payload).encode()
+        return self._tickets.encrypt_at_time(data, int(now.timestamp())).decode()
+
+    def read_ticket(self, ticket: object, now: datetime, max_age: int) -> dict[str, Any] | None:
+        """The payload of a ticket no older than `max_age` seconds, else None."""
+        if not isinstance(ticket, str):
+            return None
+        try:
+            data = self._tickets.decrypt_at_time(ticket, max_age, int(now.timestamp()))
+        except (InvalidToken, UnicodeEncodeError):
+            return None
+        payload: dict[str, Any] = json.loads(data)
+        return payload
+
+
+def _derive(key: str, purpose: str) -> bytes:
+    info = f"starlette-otp {purpose}".encode()
+    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(key.encode())
+
+
+def _fernet(keys: Sequence[str], purpose: str) -> MultiFernet:
+    return MultiFernet([Fernet(base64.urlsafe_b64encode(_derive(key, purpose))) for key in keys])
+
+
+def _label(kind: str, owner: str) -> bytes:
+    return f"{kind}\0{owner}\0".encode()

@@ -1,0 +1,86 @@
+"""Ready-made tables, for an application that has no models of its own yet."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from sqlalchemy import BigInteger, Identity, MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
+from starlette_otp.devices.totp import TOTPDeviceMixin
+from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.sessions import OTPSessionMixin
+from starlette_otp.users import UserMixin
+
+VERSION_TABLE = "otp_alembic_version"
+"""Where Alembic keeps the state of these tables, apart from the host's own."""
+
+
+class Base(DeclarativeBase):
+    """The metadata of the ready-made tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class User(UserMixin, Base):
+    """A user with a name and a password."""
+
+    __tablename__ = "otp_user"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+
+
+class Device(DeviceMixin, Base):
+    """Any device."""
+
+    __user_model__ = User
+
+
+class TOTPDevice(TOTPDeviceMixin, Device):
+    """An authenticator app."""
+
+
+class StaticDevice(StaticDeviceMixin, Device):
+    """A set of recovery codes."""
+
+
+class StaticToken(StaticTokenMixin, Base):
+    """A recovery code's digest."""
+
+    __device_model__ = Device
+
+
+class OTPSession(OTPSessionMixin, Base):
+    """A session."""
+
+    __device_model__ = Device
+
+
+def database_url(url: str | None = None) -> str:
+    """The URL of the database for asyncpg: `url`, or DATABASE_URL from the environment.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    url = url or os.environ.get("DATABASE_URL", "")
+    if not url:
+        raise ConfigurationError("Set DATABASE_URL to the PostgreSQL database, postgresql://...")
+    return re.sub(r"^postgres(ql)?://", "postgresql+asyncpg://", url)
+
+
+def include_name(name: str | None, type_: str, parent_names: object) -> bool:
+    """A filter for a host's own Alembic, so that it does not propose to drop these tables.
+
+    Pass it as `context.configure(include_name=...)`.
+    """
+    return type_ != "table" or name not in {*Base.metadata.tables, VERSION_TABLE}

@@ -1,0 +1,67 @@
+"""HOTP and TOTP (RFC 4226, RFC 6238) on top of pyotp: pure functions of their arguments."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+import pyotp
+
+ALGORITHMS: Final[dict[str, Callable[..., Any]]] = {
+    "SHA1": hashlib.sha1,
+    "SHA256": hashlib.sha256,
+    "SHA512": hashlib.sha512,
+}
+MIN_SECRET_BYTES: Final = 16
+"""RFC 4226 section 4, R6: a secret has at least 128 bits."""
+SECRET_BYTES: Final = 20
+"""RFC 4226 section 4, R6: 160 bits are recommended."""
+MAX_DRIFT: Final = 10
+"""RFC 6238 section 6: the verifier limits how far a prover's clock may drift, in steps."""
+# Longer than any numeric token with separators; what is longer is not worth looking at.
+_MAX_TYPED: Final = 64
+_SEPARATORS: Final = str.maketrans("", "", " -")
+
+
+def canonical_digits(token: str, digits: int) -> str | None:
+    """What the user typed, without spaces and dashes, or None if it is not `digits` ASCII digits.
+
+    Full-width digits, signs and underscores are wrong tokens, although `int()` takes them.
+    """
+    if len(token) > _MAX_TYPED:
+        return None
+    token = token.translate(_SEPARATORS)
+    return token if len(token) == digits and token.isascii() and token.isdigit() else None
+
+
+def hotp(secret: bytes, counter: int, digits: int = 6, algorithm: str = "SHA1") -> str:
+    """The token for a counter (RFC 4226 section 5.3)."""
+    key = base64.b32encode(secret).decode()
+    return pyotp.HOTP(key, digits=digits, digest=ALGORITHMS[algorithm]).at(counter)
+
+
+def time_step(unix_time: float, step: int = 30, t0: int = 0) -> int:
+    """The number of the time step (RFC 6238 section 4.2); `step` and `t0` in seconds."""
+    return int((unix_time - t0) // step)
+
+
+def match(
+    secret: bytes, token: str, counters: Iterable[int], digits: int = 6, algorithm: str = "SHA1"
+) -> int | None:
+    """The first of `counters` whose token is `token` (canonical digits), compared in constant time.
+
+    The same walk serves HOTP's look-ahead window (RFC 4226 section 7.2) and TOTP's window of
+    steps (RFC 6238 section 5.2). Negative counters have no token and are passed over.
+    """
+    for counter in counters:
+        if counter >= 0 and hmac.compare_digest(hotp(secret, counter, digits, algorithm), token):
+            return counter
+    return None
+
+
+def clamp_drift(drift: int) -> int:
+    """`drift` in steps, kept within what RFC 6238 section 6 lets a verifier record."""
+    return max(-MAX_DRIFT, min(MAX_DRIFT, drift))

@@ -1,0 +1,180 @@
+"""LoginView and LogoutView, and the routes to mount them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from starlette_otp._form import BaseForm
+from starlette_otp._resources import TEMPLATES
+from starlette_otp.decorators import (
+    DETAILS,
+    REVERIFY_PARAMETER,
+    UNAVAILABLE,
+    accepts_html,
+    local_url,
+)
+from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable, DeviceRejected
+from starlette_otp.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
+from starlette_otp.sessions import log_in, log_out, login, verdict_of
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+_MAX_NEXT = 2048
+
+
+class OTPEndpoint(HTTPEndpoint):
+    """A view of ours: a database that is away is 503 in all of them."""
+
+    redirect_field_name: ClassVar[str] = "next"
+
+    async def dispatch(self) -> None:
+        """Answer the request, or 503."""
+        request = Request(self.scope, receive=self.receive)
+        try:
+            if verdict_of(request).away:
+                raise DatabaseUnavailable()
+            await super().dispatch()
+        except DatabaseUnavailable:
+            await unavailable(request)(self.scope, self.receive, self.send)
+
+    async def next_url(self, request: Request) -> str:
+        """Where to go after success: `next` if it stays on this site, else the default."""
+        name = self.redirect_field_name
+        wanted = request.query_params.get(name) or (await request.form()).get(name)
+        verdict = verdict_of(request)
+        default = local_url(verdict, verdict.otp.login_redirect_url)
+        return safe_path(request, wanted) or default
+
+
+class LoginView(OTPEndpoint):
+    """Log in, verify, or verify again.
+
+    Anonymous or verified users meet the full form; users who are authenticated but not verified,
+    or are asked to verify again, the token alone. A subclass changes the attributes.
+    """
+
+    authentication_form: ClassVar[type[BaseForm]] = OTPAuthenticationForm
+    token_form: ClassVar[type[BaseForm]] = OTPTokenForm
+    password_form: ClassVar[type[BaseForm]] = PasswordForm
+    """The first page of `two_stage`."""
+    template_name: ClassVar[str] = "otp/login.html"
+    two_stage: ClassVar[bool] = False
+    """The password's page first; then, authenticated, the token's."""
+
+    async def get(self, request: Request) -> Response:
+        """The form."""
+        return self.render(request, await self.make_form(request))
+
+    async def post(self, request: Request) -> Response:
+        """303 after success, else the form again."""
+        form: Any = await self.make_form(request)
+        if await form.validate_on_submit():
+            try:
+                return await self.success(request, form)
+            except DeviceRejected:
+                # The device went between the token and the session.
+                form.add_error("invalid_token", form.otp_token)
+        return self.render(request, form)
+
+    async def make_form(self, request: Request) -> BaseForm:
+        """The form for who asks."""
+        verdict = verdict_of(request)
+        again = verdict.device is None or request.query_params.get(REVERIFY_PARAMETER)
+        if verdict.user is not None and again:
+            return await self.token_form.from_formdata(request, user=verdict.user)
+        first = self.password_form if self.two_stage else self.authentication_form
+        return await first.from_formdata(request)
+
+    async def success(self, request: Request, form: Any) -> Response:
+        """Begin or verify the session and send the user on."""
+        user, target = form.get_user(), await self.next_url(request)
+        if isinstance(form, self.token_form):
+            await login(request, user.otp_device)
+        else:
+            await log_in(request, user)
+            otp = verdict_of(request).otp
+            if isinstance(form, self.password_form) and self.two_stage:
+                has_device = await otp.user_has_device(user)
+                target = str(request.url.replace(scheme="", netloc="")) if has_device else target
+        return RedirectResponse(target, 303, _HEADERS)
+
+    def render(self, request: Request, form: Any) -> Response:
+        """The page with the form."""
+        context = {"form": form, "stage": self.stage(form), "logout_form": LogoutForm(request)}
+        return page(request, self.template_name, context)
+
+    def stage(self, form: BaseForm) -> str:
+        """Which page it is: "login", "password" or "token"."""
+        if isinstance(form, self.token_form):
+            return "token"
+        return "password" if self.two_stage else "login"
+
+
+class LogoutView(OTPEndpoint):
+    """Log out, by POST with a CSRF token."""
+
+    template_name: ClassVar[str] = "otp/logout.html"
+
+    async def post(self, request: Request) -> Response:
+        """303 after success; 403 and a page with the button when the request looks forged."""
+        form = await LogoutForm.from_formdata(request)
+        if not await form.validate_on_submit():
+            return page(request, self.template_name, {"form": form}, status_code=403)
+        target = await self.next_url(request)
+        await log_out(request)
+        return RedirectResponse(target, 303, _HEADERS)
+
+
+def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:
+    """The routes for a `Mount(..., name="otp")`: login, logout and the stylesheet."""
+    return [
+        Route("/login", login_view, name="login"),
+        Route("/logout", LogoutView, name="logout"),
+        Mount("/static", StaticFiles(directory=TEMPLATES / "otp" / "static"), name="static"),
+    ]
+
+
+def page(
+    request: Request, template: str, context: dict[str, Any], status_code: int = 200
+) -> Response:
+    """A page from the templates, never stored and never framed."""
+    root_path = request.scope.get("root_path", "").rstrip("/")
+    context = {"otp_urls": {n: f"{root_path}/{n}" for n in ("login", "logout", "static")}} | context
+    templates = verdict_of(request).otp.templates
+    return templates.TemplateResponse(request, template, context, status_code, _HEADERS)
+
+
+def unavailable(request: Request) -> Response:
+    """503 as a page for browsers, else as JSON, with Retry-After."""
+    if accepts_html(request):
+        response = page(request, "otp/unavailable.html", {}, 503)
+    else:
+        response = JSONResponse({"detail": DETAILS[UNAVAILABLE], "code": UNAVAILABLE}, 503)
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def safe_path(request: Request, url: object) -> str | None:
+    """`url` as a path of this site, or None.
+
+    Browsers read a backslash as a slash and drop control characters and white space at the ends,
+    so what is not plainly one slash and a path is refused (CWE-601).
+    """
+    if not isinstance(url, str) or len(url) > _MAX_NEXT:
+        return None
+    origin = f"{request.url.scheme}://{request.url.netloc}"
+    if url.startswith(origin + "/"):
+        # Starlette's own requires(redirect=) sends the whole URL.
+        url = url.removeprefix(origin)
+    plain = url.startswith("/") and not url.startswith("//")
+    return url if plain and "\\" not in url and url.isprintable() else None
