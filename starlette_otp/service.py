@@ -25,7 +25,7 @@ from starlette_otp.devices.base import (
     parse_persistent_id,
     require_read_committed,
 )
-from starlette_otp.devices.owner import convert_key, table_of, user_key_column
+from starlette_otp.devices.owner import convert_key, is_clean_text, table_of, user_key_column
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import (
     ConfigurationError,
@@ -268,16 +268,19 @@ class OTP:
         """The user with that name and password, or None."""
         if self._authenticate is not None:
             return await self._authenticate(request, username, password)
+        if not hasattr(self.user_model, "password_hash"):
+            raise ConfigurationError(
+                "OTP needs authenticate=, since there is no user model with a password_hash."
+            )
         return await users.authenticate(self.find_user, username, password)
 
     async def find_user(self, username: str) -> Any | None:
         """The user with that name in the user model, or None."""
         model = self.user_model
-        if model is None or not hasattr(model, "username") or not hasattr(model, "password_hash"):
-            raise ConfigurationError(
-                "OTP needs authenticate=, since there is no user model with username and "
-                "password_hash."
-            )
+        if model is None or not hasattr(model, "username"):
+            raise ConfigurationError("There is no user model with a username to look up.")
+        if not is_clean_text(username):
+            return None
         query = select(model).where(model.username == username)
 
         async def work(session: AsyncSession) -> Any | None:

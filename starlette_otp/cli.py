@@ -1,0 +1,183 @@
+"""The command line: starlette-otp demo | migrate | addstatictoken | clearsessions."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.pool import NullPool
+from starlette.authentication import SimpleUser
+
+from starlette_otp._resources import MIGRATIONS
+from starlette_otp.devices.base import locked
+from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.exceptions import DatabaseUnavailable, OTPError
+from starlette_otp.service import OTP
+
+P = ParamSpec("P")
+
+
+def speaking(command: Callable[P, None]) -> Callable[P, None]:
+    """Turn our errors into one sentence and exit code 1."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except DatabaseUnavailable as exc:
+            raise click.ClickException(f"The database can't be reached: {exc.__cause__}") from None
+        except (OTPError, ValueError) as exc:
+            raise click.ClickException(str(exc)) from None
+
+    return run
+
+
+app_option = click.option(
+    "--app",
+    metavar="MODULE:OTP",
+    help="Your application's OTP object. Without it: the ready-made models, in the database "
+    "at DATABASE_URL, with the key in SECRET_KEY.",
+)
+
+
+@click.group()
+@click.version_option(package_name="starlette-otp")
+def main() -> None:
+    """Two-factor authentication for Starlette and FastAPI."""
+
+
+@main.command()
+@click.argument("revision", default="head")
+@speaking
+def migrate(revision: str) -> None:
+    """Build the ready-made tables in the database at DATABASE_URL, or bring them up to date."""
+    from starlette_otp.models import database_url
+
+    upgrade(database_url(), revision)
+    click.echo(f"The ready-made tables are at {revision}.")
+
+
+def upgrade(url: str, revision: str = "head") -> None:
+    """Run the shipped migrations; the same as `alembic upgrade` in the source tree."""
+    from alembic.config import Config
+
+    from alembic import command
+    from starlette_otp.service import is_away
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    try:
+        command.upgrade(config, revision)
+    except Exception as exc:
+        if not is_away(exc):
+            raise
+        raise DatabaseUnavailable() from exc
+
+
+@main.command()
+@click.argument("username")
+@click.option("--token", "-t", help="The token to add. Without it one is made.")
+@app_option
+@speaking
+def addstatictoken(username: str, token: str | None, app: str | None) -> None:
+    """Give a user one static token, the way in for someone locked out. It is shown this once.
+
+    The user's static device is made if there is none.
+    """
+    otp = load_otp(app)
+
+    async def work() -> str:
+        user = await otp.find_user(username) if otp.user_model else SimpleUser(username)
+        if user is None:
+            raise click.ClickException(f"There is no user named {username!r}.")
+        return await add_static_token(otp, user, token)
+
+    click.echo(asyncio.run(work()))
+
+
+async def add_static_token(otp: OTP, user: Any, token: str | None = None) -> str:
+    """Add a token to the user's first static device, which is made if there is none."""
+    kinds = otp.device_model.kinds().values()
+    model = next((kind for kind in kinds if issubclass(kind, StaticDeviceMixin)), None)
+    if model is None:
+        raise click.ClickException("This application has no static devices.")
+
+    async def work(session: AsyncSession) -> str:
+        query = model.devices_for_user(user, confirmed=True).limit(1)
+        device = await session.scalar(locked(query))
+        if device is None:
+            device = model(user_id=model.user_key(user), name="Recovery codes")
+            session.add(device)
+        return str(await device.add_token(token))
+
+    return await otp.write(work)
+
+
+@main.command()
+@click.option("--batch", default=1000, show_default=True, help="Rows a transaction.")
+@app_option
+@speaking
+def clearsessions(batch: int, app: str | None) -> None:
+    """Delete expired sessions."""
+    deleted = asyncio.run(load_otp(app).clear_sessions(batch))
+    click.echo(f"Deleted {deleted} expired session{'' if deleted == 1 else 's'}.")
+
+
+@main.command()
+@click.option("--port", default=8000, show_default=True, help="Port on 127.0.0.1.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the database and its keys. Default: a folder of your user's.",
+)
+@click.option("--reset", is_flag=True, help="Start anew: a new user, new keys.")
+@speaking
+def demo(port: int, data: Path | None, reset: bool) -> None:
+    """Run a complete application with a user, a device and a database of its own.
+
+    PostgreSQL is started for it; DATABASE_URL takes another server instead.
+    """
+    try:
+        from starlette_otp import _demo_server
+    except ImportError as exc:
+        raise click.ClickException(
+            f"The demo needs {exc.name}: pip install 'starlette-otp[demo]'"
+        ) from None
+    _demo_server.run(port, data, reset)
+
+
+def load_otp(path: str | None) -> OTP:
+    """The OTP object named `module:attribute`, or one over the ready-made models."""
+    if path is not None:
+        return import_otp(path)
+    from starlette_otp.models import Device, database_url
+
+    secret_key = os.environ.get("SECRET_KEY")
+    if not secret_key:
+        raise click.ClickException("Set SECRET_KEY to the application's key, or name its --app.")
+    engine = create_async_engine(database_url(), poolclass=NullPool)
+    return OTP(async_sessionmaker(engine), Device, secret_key=secret_key)
+
+
+def import_otp(path: str) -> OTP:
+    """The object at `module:attribute`, with the current folder on the path as `python -m` has."""
+    module_name, _, attribute = path.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module_name)
+        for name in (attribute or "otp").split("."):
+            found = getattr(found, name)
+    except (ImportError, AttributeError, ValueError) as exc:
+        raise click.ClickException(f"--app {path}: {exc}") from None
+    if not isinstance(found, OTP):
+        raise click.ClickException(f"--app {path} is no OTP but {type(found).__name__}.")
+    return found

@@ -1,0 +1,65 @@
+"""A complete application, to try with `starlette-otp demo` and to copy from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount, Route
+from starlette.templating import Jinja2Templates
+
+from starlette_otp import OTP, LogoutForm, OTPMiddleware, SessionAuthBackend, requires_otp
+from starlette_otp.models import Device
+
+
+async def home(request: Request) -> Response:
+    """A page for everybody; it says which of the three states you are in."""
+    templates: Jinja2Templates = request.app.state.otp.templates
+    context = {"logout_form": LogoutForm(request)}
+    return templates.TemplateResponse(request, "demo/home.html", context)
+
+
+@requires_otp
+async def vault(request: Request) -> Response:
+    """A page for verified users."""
+    templates: Jinja2Templates = request.app.state.otp.templates
+    return templates.TemplateResponse(request, "demo/vault.html")
+
+
+def create_app(database_url: str, secret_key: str) -> Starlette:
+    """The application over the ready-made models.
+
+    Args:
+        database_url: a migrated PostgreSQL, `postgresql+asyncpg://...`.
+        secret_key: 32 characters or more.
+    """
+    engine = create_async_engine(database_url)
+    otp = OTP(async_sessionmaker(engine), Device, secret_key=secret_key)
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await engine.dispose()
+
+    app = Starlette(
+        routes=[
+            Route("/", home),
+            Route("/vault", vault),
+            Mount("/account", routes=otp.routes(), name="otp"),
+        ],
+        middleware=[
+            Middleware(SessionMiddleware, secret_key=secret_key),
+            Middleware(AuthenticationMiddleware, backend=SessionAuthBackend(otp)),
+            Middleware(OTPMiddleware, otp=otp),
+        ],
+        lifespan=lifespan,
+    )
+    app.state.otp = otp
+    return app
