@@ -86,7 +86,7 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
 
     def messages(self) -> Mapping[str, str]:
         """The message for each code."""
-        return self.error_messages
+        return merged(type(self), "error_messages")
 
     def add_error(self, code: str, field: Any = None, **data: Any) -> None:
         """Add the error of that code, to a field or to the form as a whole."""
@@ -103,6 +103,12 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
         return verdict_of(self._request).otp
 
 
+def merged(form_class: type[Any], attribute: str) -> dict[str, str]:
+    """A table of messages over those of the bases: an override names only what it changes."""
+    tables = [vars(cls).get(attribute, {}) for cls in reversed(form_class.__mro__)]
+    return {code: message for table in tables for code, message in table.items()}
+
+
 async def _submitted(request: Request) -> Any:
     if request.method not in ("POST", "PUT", "PATCH", "DELETE"):
         return None
@@ -111,11 +117,20 @@ async def _submitted(request: Request) -> Any:
     if content_type == "application/json":
         data = await _json_object(request)
     else:
-        data = await request.form(max_files=10, max_fields=100)
+        try:
+            data = await request.form(max_files=10, max_fields=100)
+        except UnicodeError:
+            # The client chooses the charset of multipart; idna and others fail with this.
+            raise HTTPException(400, "The body is not text.") from None
     for name, value in data.multi_items():
-        if not isinstance(value, str):
+        if not _is_text(value):
             raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
     return data
+
+
+def _is_text(value: object) -> bool:
+    """Whether it can be shown again: no file or number, and no lone surrogate inside."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
 
 
 async def _json_object(request: Request) -> ImmutableMultiDict[str, Any]:

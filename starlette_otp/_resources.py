@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -32,6 +32,12 @@ TEMPLATES = shipped("templates", "templates")
 MIGRATIONS = shipped("_migrations", "alembic")
 
 
+def _escaping(host: bool | Callable[[str | None], bool]) -> Callable[[str | None], bool]:
+    """Escape what the host's environment escapes, and HTML in any case: Jinja's default is not."""
+    html = select_autoescape(default_for_string=True)
+    return lambda name: html(name) or (host(name) if callable(host) else host)
+
+
 def jinja_templates(host: Templates) -> Jinja2Templates:
     """Templates looked for in the host's first, then among the shipped ones.
 
@@ -49,7 +55,7 @@ def jinja_templates(host: Templates) -> Jinja2Templates:
     originals = FileSystemLoader(TEMPLATES)
     loader = ChoiceLoader([*loaders, PrefixLoader({"starlette_otp": originals}), originals])
     if isinstance(host, Jinja2Templates):
-        env = host.env.overlay(loader=loader)
+        env = host.env.overlay(loader=loader, autoescape=_escaping(host.env.autoescape))
         return Jinja2Templates(env=env, context_processors=host.context_processors)
     env = Environment(loader=loader, autoescape=select_autoescape(default_for_string=True))
     return Jinja2Templates(env=env)

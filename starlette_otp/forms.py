@@ -12,7 +12,8 @@ from starlette.requests import Request
 from wtforms import PasswordField, SelectField, StringField, SubmitField
 
 from starlette_otp import clock
-from starlette_otp._form import BaseForm
+from starlette_otp._form import BaseForm, merged
+from starlette_otp.devices.policies import VerifyNotAllowed
 from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed
 from starlette_otp.users import attach, is_active, password_hash
 
@@ -97,7 +98,8 @@ class OTPAuthenticationFormMixin:
 
     def messages(self: Any) -> Mapping[str, str]:
         """The message for each code."""
-        return {**self.error_messages, **self.otp_error_messages}
+        form = type(self)
+        return merged(form, "error_messages") | merged(form, "otp_error_messages")
 
     async def device_choices(self: Any, user: object) -> list[tuple[str, str]]:
         """The user's confirmed devices to choose from: persistent id and name."""
@@ -133,7 +135,7 @@ class OTPAuthenticationFormMixin:
         return False
 
     def _offer(self: Any, choices: list[tuple[str, str]], chosen: str | None) -> None:
-        several = [("", "Any of my devices")] if len(choices) != 1 else []
+        several = [("", "Any of my devices")] if len(choices) > 1 else []
         self.otp_device.choices = several + choices
         self.otp_device.data = chosen or ""
         self.otp_token.data = ""
@@ -143,11 +145,12 @@ class OTPAuthenticationFormMixin:
         refusal = attempt.refusal
         if attempt.device is None and refusal is None:
             self.add_error("invalid_token", self.otp_token)
-        elif refusal is not None and "reason" in refusal:
+        elif refusal is not None and refusal.get("reason") == VerifyNotAllowed.N_FAILED_ATTEMPTS:
             data = {**refusal, "wait": _wait(refusal.get("locked_until"))}
             self.add_error("n_failed_attempts", self.otp_token, **data)
         elif refusal is not None:
-            self.add_error("verification_not_allowed", self.otp_token, **refusal)
+            data = {"error_message": "This device can't verify a token now.", **refusal}
+            self.add_error("verification_not_allowed", self.otp_token, **data)
         return attempt.device
 
     async def _challenge(self: Any, user: Any, chosen: str | None) -> None:

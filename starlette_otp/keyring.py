@@ -80,7 +80,7 @@ class Keyring:
             return None
         try:
             data = self._tickets.decrypt_at_time(ticket, max_age, int(now.timestamp()))
-        except (InvalidToken, UnicodeEncodeError):
+        except (InvalidToken, ValueError):
             return None
         payload: dict[str, Any] = json.loads(data)
         return payload

@@ -32,10 +32,7 @@ class OTPMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        for key, middleware in (
-            ("session", "SessionMiddleware"),
-            ("user", "AuthenticationMiddleware"),
-        ):
+        for key, middleware in _BEFORE.items():
             if key not in scope:
                 raise ConfigurationError(
                     f"OTPMiddleware needs {middleware}, installed before it: the order is "

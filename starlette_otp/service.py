@@ -441,6 +441,11 @@ def _check_models(device_model: type[Any]) -> None:
         kind = getattr(mapper.class_, "__kind__", None)
         if kind is None:
             continue
+        if parse_persistent_id(f"{kind}/1")[0] != kind:
+            raise ConfigurationError(
+                f"{mapper.class_.__name__} has the kind {kind!r}; a __kind__ is a letter and up to "
+                "31 letters, digits and marks of a-z, 0-9, '_', '.' and '-'."
+            )
         if kind in seen:
             raise ConfigurationError(
                 f"{seen[kind]} and {mapper.class_.__name__} are both of kind {kind!r}; "

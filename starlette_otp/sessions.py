@@ -234,7 +234,7 @@ async def log_in(request: Request, user: Any) -> None:
 
     await _write(verdict.otp, work, device)
     request.session.clear()
-    _enter(request, verdict, token, user, device)
+    _enter(request, verdict, token, user, device, ["authenticated"])
 
 
 async def login(request: Request, device: Any) -> None:
@@ -268,7 +268,7 @@ async def login(request: Request, device: Any) -> None:
             raise DeviceRejected(device, "The session has ended meanwhile.")
 
     await _write(verdict.otp, work, device)
-    _enter(request, verdict, token, user, device)
+    _enter(request, verdict, token, user, device, request.auth.scopes)
 
 
 async def log_out(request: Request) -> None:
@@ -337,11 +337,18 @@ async def _write(otp: OTP, work: Any, device: Any | None) -> None:
         raise DeviceRejected(device, "The device or its user has gone meanwhile.") from exc
 
 
-def _enter(request: Request, verdict: Verdict, token: str, user: Any, device: Any | None) -> None:
+def _enter(
+    request: Request,
+    verdict: Verdict,
+    token: str,
+    user: Any,
+    device: Any | None,
+    scopes: Sequence[str],
+) -> None:
     request.session[SESSION_KEY] = token
     verdict.user, verdict.device, verdict.in_row = user, device, True
     verdict.verified_at = None if device is None else clock.now()
-    show(request, verdict, ["authenticated"])
+    show(request, verdict, scopes)
 
 
 def show(conn: HTTPConnection, verdict: Verdict, scopes: Sequence[str]) -> None:

@@ -166,6 +166,12 @@ class RequestUser:
     def __hash__(self) -> int:
         return hash(self.__wrapped__)
 
+    def __bool__(self) -> bool:
+        return bool(self.__wrapped__)
+
+    def __str__(self) -> str:
+        return str(self.__wrapped__)
+
     def __repr__(self) -> str:
         return repr(self.__wrapped__)
 

@@ -82,8 +82,9 @@ class LoginView(OTPEndpoint):
             try:
                 return await self.success(request, form)
             except DeviceRejected:
-                # The device went between the token and the session.
-                form.add_error("invalid_token", form.otp_token)
+                # The device or the user went between the check and the session.
+                token = getattr(form, "otp_token", None)
+                form.add_error("invalid_login" if token is None else "invalid_token", token)
         return self.render(request, form)
 
     async def make_form(self, request: Request) -> BaseForm:
@@ -105,7 +106,9 @@ class LoginView(OTPEndpoint):
             otp = verdict_of(request).otp
             if isinstance(form, self.password_form) and self.two_stage:
                 has_device = await otp.user_has_device(user)
-                target = str(request.url.replace(scheme="", netloc="")) if has_device else target
+                if has_device:
+                    here = request.url.replace(scheme="", netloc="")
+                    target = str(here.include_query_params(**{self.redirect_field_name: target}))
         return RedirectResponse(target, 303, _HEADERS)
 
     def render(self, request: Request, form: Any) -> Response:

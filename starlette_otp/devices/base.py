@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self, TypeVar
 
 from sqlalchemy import (
     BigInteger,
+    Connection,
     Identity,
     Select,
     String,
@@ -21,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, Mapper, declared_attr, has_inherited_table, mapped_column
-from sqlalchemy.orm.attributes import flag_modified, get_history
+from sqlalchemy.orm.attributes import get_history
 
 from starlette_otp.devices.owner import convert_key, raw_user_key, table_of, user_id_column
 from starlette_otp.devices.policies import Permission, ThrottlingMixin, TimestampMixin
@@ -31,6 +32,12 @@ from starlette_otp.oath import MIN_SECRET_BYTES, SECRET_BYTES
 
 _PERSISTENT_ID = re.compile(r"([a-z][a-z0-9_.-]{0,31})/([1-9][0-9]{0,17})", re.ASCII)
 _Row = TypeVar("_Row", bound="DeviceMixin")
+
+
+class _Unsealed(str):
+    """Stands in `sealed_secret` for a secret that a flush will seal; never written, it is empty."""
+
+    secret: bytes
 
 
 class DeviceMixin(ThrottlingMixin, TimestampMixin):
@@ -179,34 +186,39 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
             ConfigurationError: no OTP has been made over this model, so there are no keys.
             SecretUnreadable: the row's secret does not decrypt.
         """
-        plain: bytes | None = self.__dict__.get("_plain_secret")
-        if plain is None and self.sealed_secret is None:
-            plain = self.__dict__["_plain_secret"] = secrets.token_bytes(SECRET_BYTES)
-        return self._unseal(self.user_id) if plain is None else plain
+        if self.sealed_secret is None and not inspect(self).has_identity:
+            self.secret = secrets.token_bytes(SECRET_BYTES)
+        sealed = self.sealed_secret
+        return sealed.secret if isinstance(sealed, _Unsealed) else self._unseal(self.user_id)
 
     @secret.setter
     def secret(self, value: bytes) -> None:
         if not isinstance(value, bytes) or len(value) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
             raise ValueError(f"A secret is {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6).")
-        self.__dict__["_plain_secret"] = value
-        if inspect(self).has_identity:
-            # The plain text is no mapped attribute: a flush would not see it change.
-            flag_modified(self, "sealed_secret")
+        # In the mapped attribute, so that a flush sees it change and a rollback takes it back.
+        self.sealed_secret = _Unsealed()
+        self.sealed_secret.secret = value
 
     def _unseal(self, user_id: Any) -> bytes:
-        plain = self.keyring().open(str(self.sealed_secret), kind=self.kind, owner=str(user_id))
+        sealed = self.sealed_secret or ""
+        plain = self.keyring().open(sealed, kind=self.kind, owner=str(user_id))
         if plain is None:
             raise SecretUnreadable(self.persistent_id)
         return plain
 
-    def _seal(self) -> None:
+    def _seal(self, connection: Connection | None = None) -> None:
         """Encrypt a secret that was set, or that has to name a new owner."""
-        owners = get_history(self, "user_id")
-        if "_plain_secret" not in self.__dict__:
-            if not (self.sealed_secret and owners.deleted):
+        sealed = self.sealed_secret
+        if isinstance(sealed, _Unsealed):
+            plain = sealed.secret
+        else:
+            owners = get_history(self, "user_id")
+            if connection is None or not sealed or not owners.added:
                 return
-            self.__dict__["_plain_secret"] = self._unseal(owners.deleted[0])
-        plain = self.__dict__.pop("_plain_secret")
+            # An instance that had expired does not know whose it was.
+            table = table_of(type(self))
+            query = select(table.c.user_id).where(table.c.id == self.id)
+            plain = self._unseal((owners.deleted or [connection.scalar(query)])[0])
         self.sealed_secret = self.keyring().seal(plain, kind=self.kind, owner=str(self.user_id))
 
     @classmethod
@@ -292,8 +304,8 @@ def _seal_new(mapper: object, connection: object, device: DeviceMixin) -> None:
 
 
 @event.listens_for(DeviceMixin, "before_update", propagate=True)
-def _seal_changed(mapper: object, connection: object, device: DeviceMixin) -> None:
-    device._seal()
+def _seal_changed(mapper: object, connection: Connection, device: DeviceMixin) -> None:
+    device._seal(connection)
 
 
 def parse_persistent_id(persistent_id: object) -> tuple[str, int]:

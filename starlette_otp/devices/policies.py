@@ -14,6 +14,9 @@ from starlette_otp import clock
 Permission = tuple[bool, dict[str, Any] | None]
 """`(True, None)`, or `(False, evidence)` with a `reason` or an `error_message`."""
 
+_MAX_COUNT = 2**31 - 1
+"""The largest that the column holds."""
+
 
 class VerifyNotAllowed(StrEnum):
     """Why a device may not verify a token now."""
@@ -75,10 +78,11 @@ class ThrottlingMixin:
         # The exponent is capped too: a large count must not overflow.
         doublings = min(self.throttling_failure_count - 1, 64)
         delay = min(self.throttle_factor * 2**doublings, self.throttle_max_delay)
-        now = clock.now()
-        # A clock that was set back must not stretch the wait beyond the delay.
-        until = min(failed_at, now) + timedelta(seconds=delay)
-        return until if now < until else None
+        now, wait = clock.now(), timedelta(seconds=delay)
+        until = failed_at + wait
+        # A failure further ahead than its wait says that the clock was set back, which must lock
+        # nobody out; one less far ahead may come from another server's clock.
+        return until if now < until <= now + 2 * wait else None
 
     async def verify_is_allowed(self) -> Permission:
         """Whether a token may be tried now.
@@ -98,7 +102,8 @@ class ThrottlingMixin:
 
     def throttle_increment(self) -> None:
         """Count one failure; the caller commits."""
-        self.throttling_failure_count = (self.throttling_failure_count or 0) + 1
+        count = (self.throttling_failure_count or 0) + 1
+        self.throttling_failure_count = min(count, _MAX_COUNT)
         self.throttling_failure_timestamp = clock.now()
 
     def throttle_reset(self) -> None:

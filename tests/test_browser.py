@@ -1,0 +1,143 @@
+"""The demo in a real browser: no JavaScript, a strict policy, keyboard alone, a phone's width."""
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
+
+from tests.demo_process import Demo, demo
+
+STRICT = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'"
+SWITCHES = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None and not os.environ.get("OTP_TESTS_NEED_BROWSER"):
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=SWITCHES.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Demo]:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        with demo(Path(name) / "data") as running:
+            yield running
+
+
+def open_page(chromium: Browser, site: Demo, path: str, **options: Any) -> Page:
+    """A page under a strict policy; what the browser complains of is an error."""
+    context = chromium.new_context(base_url=site.url, **options)
+    page = context.new_page()
+    page.complaints = []  # type: ignore[attr-defined]
+    page.on("console", lambda message: page.complaints.append(message.text))  # type: ignore[attr-defined]
+
+    def strict(route: Route) -> None:
+        answer = route.fetch(max_redirects=0)
+        route.fulfill(
+            response=answer, headers={**answer.headers, "content-security-policy": STRICT}
+        )
+
+    page.route("**/*", strict)
+    page.goto(path)
+    return page
+
+
+def press_enter(page: Page) -> None:
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+def fill_in(page: Page, site: Demo, token: str = "") -> None:
+    page.get_by_label("Username").fill("alice")
+    page.get_by_label("Password").fill(site.word("password"))
+    page.get_by_label("Token").fill(token)
+
+
+def test_signing_in_without_javascript(chromium: Browser, site: Demo) -> None:
+    """Without JavaScript and under a strict policy: password, then token, then the vault."""
+    page = open_page(chromium, site, "/vault", java_script_enabled=False)
+    fill_in(page, site)
+    press_enter(page)
+    expect(page.get_by_text("Your password was accepted.")).to_be_visible()
+    expect(page.get_by_label("Password")).to_have_count(0)
+    page.get_by_label("Token").fill(site.token(time.time()))
+    press_enter(page)
+    expect(page).to_have_url(f"{site.url}/vault")
+    expect(page.get_by_text("Welcome, alice")).to_be_visible()
+    page.goto("/")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_text("anonymous")).to_be_visible()
+
+
+def test_enter_verifies_and_does_not_ask_for_a_challenge(chromium: Browser, site: Demo) -> None:
+    """By keyboard alone: the fields come in their order, and Enter sends the token."""
+    page = open_page(chromium, site, "/account/login")
+    for text in ("alice", site.word("password"), site.static_tokens[0].upper()):
+        page.keyboard.type(text)
+        if text != site.static_tokens[0].upper():
+            page.keyboard.press("Tab")
+    press_enter(page)
+    expect(page.get_by_text("verified")).to_be_visible()
+
+
+def test_the_challenge_button_says_what_it_needs(chromium: Browser, site: Demo) -> None:
+    """A device without a challenge is told so, tied to the select for screen readers."""
+    page = open_page(chromium, site, "/account/login")
+    fill_in(page, site)
+    press_enter(page)
+    page.get_by_label("Device").select_option(label="Recovery codes")
+    page.get_by_role("button", name="Get challenge").click()
+    expect(page.get_by_label("Device")).to_have_attribute("aria-invalid", "true")
+    described = page.get_by_label("Device").get_attribute("aria-describedby")
+    expect(page.locator(f"#{described}")).to_have_text(
+        "Please choose a device that gives a challenge."
+    )
+    expect(page.get_by_label("Device")).to_have_value("static/2")
+
+
+@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pages_are_readable_and_accessible(
+    chromium: Browser, site: Demo, width: int, scheme: Any
+) -> None:
+    """On a phone and a desktop, light and dark: nothing overflows, axe finds no violation."""
+    viewport: Any = {"width": width, "height": 700}
+    page = open_page(
+        chromium, site, "/account/login", viewport=viewport, color_scheme=scheme, bypass_csp=True
+    )
+    fill_in(page, site)
+    for step in ("login", "token", "home"):
+        if step == "token":
+            press_enter(page)
+        elif step == "home":
+            page.goto("/")
+        overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+        assert page.evaluate(overflow) == 0, step
+        results = Axe().run(page)
+        assert results.violations_count == 0, results.generate_report()
+
+
+def test_the_browser_has_nothing_to_complain_of(chromium: Browser, site: Demo) -> None:
+    """No page breaks a strict Content-Security-Policy or asks for what is not there."""
+    page = open_page(chromium, site, "/vault")
+    fill_in(page, site)
+    press_enter(page)
+    page.goto("/")
+    complaints: list[str] = page.complaints  # type: ignore[attr-defined]
+    assert [text for text in complaints if "favicon" not in text] == []

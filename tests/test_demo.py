@@ -1,0 +1,107 @@
+"""The demo: one command, and a stranger signs in."""
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.demo_process import COMMAND, Demo, demo, free_port
+from tests.support import HTML, csrf_of
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A folder that PostgreSQL's own system user can reach, too."""
+    with tempfile.TemporaryDirectory(prefix="otp-demo-", ignore_cleanup_errors=True) as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def client(running: Demo) -> httpx2.Client:
+    return httpx2.Client(base_url=running.url, headers=HTML)
+
+
+def sign_in(browser: httpx2.Client, running: Demo, token: str) -> httpx2.Response:
+    page = browser.get("/account/login")
+    fields = {"username": running.word("username"), "password": running.word("password")}
+    data = {"csrf_token": csrf_of(page), "otp_token": token, **fields}
+    return browser.post("/account/login", data=data)
+
+
+def postgres_runs_in(folder: Path) -> bool:
+    return (folder / "data" / "postgres" / "postmaster.pid").exists()
+
+
+def test_a_stranger_signs_in_and_out(folder: Path) -> None:
+    """The printed secret opens the vault, the states show, and log-out closes it again."""
+    with demo(folder / "data") as running, client(running) as browser:
+        assert "anonymous" in browser.get("/").text
+        sent = browser.get("/vault")
+        assert sent.headers["location"] == "/account/login?next=%2Fvault"
+        assert sign_in(browser, running, running.token(time.time())).status_code == 303
+        assert "Welcome, alice" in browser.get("/vault").text
+        home = browser.get("/")
+        assert "verified" in home.text
+        gone = browser.post("/account/logout", data={"csrf_token": csrf_of(home)})
+        assert gone.status_code == 303
+        assert browser.get("/vault").status_code == 303
+    assert running.process.returncode == 0
+    assert not postgres_runs_in(folder)
+
+
+def test_it_survives_a_restart_and_a_reset_starts_anew(folder: Path) -> None:
+    """Password, device and codes are the same after a restart, and others after --reset."""
+    with demo(folder / "data") as first:
+        codes = first.static_tokens
+        assert len(codes) >= 3
+    with demo(folder / "data") as second, client(second) as browser:
+        assert second.word("password") == first.word("password")
+        assert second.token(0) == first.token(0)
+        assert second.static_tokens == []
+        assert sign_in(browser, second, codes[0]).status_code == 303
+        assert sign_in(browser, second, codes[0]).status_code == 200, "a code opens once"
+    with demo(folder / "data", "--reset") as third, client(third) as browser:
+        assert third.word("password") != first.word("password")
+        assert sign_in(browser, third, third.static_tokens[0]).status_code == 303
+        assert sign_in(browser, third, codes[1]).status_code == 200
+
+
+def test_it_takes_over_what_a_killed_demo_left(folder: Path) -> None:
+    """After kill -9 the next start works, and its end stops the database."""
+    with demo(folder / "data") as killed:
+        killed.process.kill()
+        killed.process.wait()
+    assert postgres_runs_in(folder)
+    with demo(folder / "data") as running:
+        assert running.word("password") == killed.word("password")
+    assert not postgres_runs_in(folder)
+
+
+def test_database_url_takes_another_server(folder: Path, empty_url: str) -> None:
+    """With DATABASE_URL no PostgreSQL is started, and --reset makes the user anew there."""
+    env = {"DATABASE_URL": empty_url.replace("+asyncpg", "")}
+    with demo(folder / "data", env=env) as running, client(running) as browser:
+        assert sign_in(browser, running, running.static_tokens[0]).status_code == 303
+        assert not (folder / "data" / "postgres").exists()
+    with demo(folder / "data", "--reset", env=env) as again, client(again) as browser:
+        assert sign_in(browser, again, again.static_tokens[0]).status_code == 303
+        assert sign_in(browser, again, running.static_tokens[1]).status_code == 200
+
+
+def test_what_goes_wrong_is_one_sentence(folder: Path) -> None:
+    """A taken port and a folder in use are said in a sentence, with exit code 1."""
+    with demo(folder / "data") as running:
+        port = running.url.rpartition(":")[2]
+        taken = [*COMMAND, "--data", str(folder / "other"), "--port", port]
+        shown = subprocess.run(taken, capture_output=True, text=True)
+        assert shown.returncode == 1
+        assert re.search(r"Error: Port \d+ is not free .*--port", shown.stderr)
+        used = [*COMMAND, "--data", str(folder / "data"), "--port", str(free_port())]
+        shown = subprocess.run(used, capture_output=True, text=True)
+        assert shown.returncode == 1
+        assert "A demo is running already" in shown.stderr

@@ -1,0 +1,127 @@
+"""The README's snippets run, and its pages work as it says."""
+
+import base64
+import re
+import sys
+import types
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import time_machine
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from starlette_otp import OTP, LoginView, clock
+from tests.support import PASSWORD, SECRET_KEY, Browser, make_app, totp_token
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def snippet(containing: str) -> str:
+    (found,) = [text for text in SNIPPETS if containing in text]
+    return found
+
+
+def execute(text: str, name: str) -> types.ModuleType:
+    module = types.ModuleType(name)
+    exec(compile(text, f"README.md ({name})", "exec"), module.__dict__)
+    return module
+
+
+@pytest.fixture
+def app_module(database_url: str, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """README's app.py, as the module `app`."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("SECRET_KEY", SECRET_KEY)
+    module = types.ModuleType("app")
+    monkeypatch.setitem(sys.modules, "app", module)
+    exec(compile(snippet("app = Starlette("), "README.md (app)", "exec"), module.__dict__)
+    return module
+
+
+async def make_alice(app_module: types.ModuleType) -> tuple[bytes, list[str]]:
+    """A user as README makes one; the secret her app scanned and her codes."""
+    made = execute(snippet("async def make_user"), "make_user")
+    url, codes = await made.make_user("alice", PASSWORD)
+    secret = re.search(r"secret=([A-Z2-7]+)", url)
+    assert secret
+    return base64.b32decode(secret[1]), codes
+
+
+async def test_the_smallest_application_signs_in(app_module: Any) -> None:
+    """README's application, tables and user: log in with a token, and the vault opens."""
+    secret, codes = await make_alice(app_module)
+    assert len(set(codes)) == 10
+    async with Browser(app_module.app) as browser:
+        sent = await browser.get("/vault")
+        answer = await browser.log_in(totp_token(secret), url=sent.headers["location"])
+        assert answer.headers["location"] == "/vault"
+        assert (await browser.get("/vault")).text == "hello alice"
+    await app_module.engine.dispose()
+
+
+async def test_verifying_on_your_own(app_module: Any) -> None:
+    """README's own endpoint verifies the session of an authenticated user."""
+
+    class TwoStage(LoginView):
+        two_stage = True
+
+    secret, _ = await make_alice(app_module)
+    verify = execute(snippet("async def verify"), "verify").verify
+    app = make_app(app_module.otp, Route("/verify", verify, methods=["POST"]), login_view=TwoStage)
+    async with Browser(app) as browser:
+        await browser.submit("/account/login", username="alice", password=PASSWORD)
+        assert (await browser.state())["verified"] is False
+        refused = await browser.post("/verify", json={"token": "000000"})
+        assert (refused.status_code, refused.json()) == (403, {"verified": False})
+        with time_machine.travel(clock.now() + timedelta(minutes=1)):
+            accepted = await browser.post("/verify", json={"token": totp_token(secret)})
+            assert accepted.json() == {"verified": True}
+            assert (await browser.state())["verified"] is True
+    await app_module.engine.dispose()
+
+
+def test_the_fastapi_snippet_guards(app_module: Any) -> None:
+    """README's FastAPI route refuses a program that nobody verified."""
+    api = execute(snippet("api = FastAPI()"), "api").api
+    for layer in reversed(app_module.app.user_middleware):
+        api.add_middleware(layer.cls, *layer.args, **layer.kwargs)
+    with TestClient(api) as client:
+        refused = client.get("/balance")
+        assert (refused.status_code, refused.json()["detail"]["code"]) == (401, "not_authenticated")
+
+
+def test_the_hosts_own_models_make_an_otp() -> None:
+    """README's own models, with a UUID for a key, are complete."""
+    models = execute(snippet("class Base(DeclarativeBase)"), "own_models")
+    otp = OTP(async_sessionmaker(), models.Device, secret_key=SECRET_KEY)
+    assert set(otp.device_model.kinds()) == {"totp", "static"}
+
+
+async def test_an_own_form_and_an_overridden_template(app_module: Any, tmp_path: Path) -> None:
+    """README's form shows its own words, and its template extends the original."""
+    (override,) = re.findall(
+        r"^```html\n\{# (\S+) #\}\n(.*?)^```", README, re.MULTILINE | re.DOTALL
+    )
+    file = tmp_path / override[0]
+    file.parent.mkdir(parents=True)
+    file.write_text(override[1])
+    view = execute(snippet("class AcmeLoginView"), "forms").AcmeLoginView
+    otp = OTP(
+        app_module.sessions, app_module.Device, secret_key=SECRET_KEY, templates=file.parent.parent
+    )
+    await make_alice(app_module)
+    async with Browser(make_app(otp, login_view=view)) as browser:
+        answer = await browser.log_in("000000")
+        assert "Not quite. Is your phone&#39;s clock right?" in answer.text
+        assert "<h1>Welcome to Acme</h1>" in answer.text
+    await app_module.engine.dispose()
+
+
+def test_every_snippet_is_tested() -> None:
+    """No snippet of README is one that these tests do not know."""
+    assert len(SNIPPETS) == 6
