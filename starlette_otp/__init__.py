@@ -3,6 +3,9 @@
 from starlette_otp.decorators import requires_otp
 from starlette_otp.devices import (
     DeviceMixin,
+    EmailDeviceMixin,
+    HOTPDeviceMixin,
+    SideChannelDeviceMixin,
     StaticDeviceMixin,
     StaticTokenMixin,
     TOTPDeviceMixin,
@@ -22,9 +25,17 @@ from starlette_otp.forms import (
     OTPAuthenticationFormMixin,
     OTPTokenForm,
 )
+from starlette_otp.mailer import SMTPMailer
 from starlette_otp.middleware import OTPMiddleware
 from starlette_otp.service import OTP
 from starlette_otp.sessions import OTPSessionMixin, SessionAuthBackend, log_in, log_out, login
+from starlette_otp.signals import (
+    otp_challenge_sent,
+    otp_device_added,
+    otp_device_removed,
+    otp_verification_failed,
+    otp_verified,
+)
 from starlette_otp.users import UserMixin, authenticate
 from starlette_otp.views import LoginView, LogoutView
 
@@ -35,6 +46,8 @@ __all__ = [
     "DeliveryFailed",
     "DeviceMixin",
     "DeviceRejected",
+    "EmailDeviceMixin",
+    "HOTPDeviceMixin",
     "LoginView",
     "LogoutForm",
     "LogoutView",
@@ -44,8 +57,10 @@ __all__ = [
     "OTPMiddleware",
     "OTPSessionMixin",
     "OTPTokenForm",
+    "SMTPMailer",
     "SecretUnreadable",
     "SessionAuthBackend",
+    "SideChannelDeviceMixin",
     "StaticDeviceMixin",
     "StaticTokenMixin",
     "TOTPDeviceMixin",
@@ -55,5 +70,10 @@ __all__ = [
     "log_in",
     "log_out",
     "login",
+    "otp_challenge_sent",
+    "otp_device_added",
+    "otp_device_removed",
+    "otp_verification_failed",
+    "otp_verified",
     "requires_otp",
 ]

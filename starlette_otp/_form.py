@@ -124,6 +124,7 @@ async def _submitted(request: Request) -> Any:
             raise HTTPException(400, "The body is not text.") from None
     for name, value in data.multi_items():
         if not _is_text(value):
+            await request.close()
             raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
     return data
 

@@ -1,4 +1,4 @@
-"""The command line: starlette-otp demo | migrate | addstatictoken | clearsessions."""
+"""The command line: starlette-otp demo | migrate | addstatictoken | clearsessions | rotate-keys."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import ParamSpec
 
 import click
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
 
+from starlette_otp import rotation
 from starlette_otp._resources import MIGRATIONS
-from starlette_otp.devices.base import locked
-from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError
+from starlette_otp.exceptions import DatabaseUnavailable, OTPError, is_away
 from starlette_otp.service import OTP
 
 P = ParamSpec("P")
@@ -70,7 +69,6 @@ def upgrade(url: str, revision: str = "head") -> None:
     from alembic.config import Config
 
     from alembic import command
-    from starlette_otp.service import is_away
 
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
@@ -99,27 +97,9 @@ def addstatictoken(username: str, token: str | None, app: str | None) -> None:
         user = await otp.find_user(username) if otp.user_model else SimpleUser(username)
         if user is None:
             raise click.ClickException(f"There is no user named {username!r}.")
-        return await add_static_token(otp, user, token)
+        return await otp.add_static_token(user, token)
 
     click.echo(asyncio.run(work()))
-
-
-async def add_static_token(otp: OTP, user: Any, token: str | None = None) -> str:
-    """Add a token to the user's first static device, which is made if there is none."""
-    kinds = otp.device_model.kinds().values()
-    model = next((kind for kind in kinds if issubclass(kind, StaticDeviceMixin)), None)
-    if model is None:
-        raise click.ClickException("This application has no static devices.")
-
-    async def work(session: AsyncSession) -> str:
-        query = model.devices_for_user(user, confirmed=True).limit(1)
-        device = await session.scalar(locked(query))
-        if device is None:
-            device = model(user_id=model.user_key(user), name="Recovery codes")
-            session.add(device)
-        return str(await device.add_token(token))
-
-    return await otp.write(work)
 
 
 @main.command()
@@ -130,6 +110,36 @@ def clearsessions(batch: int, app: str | None) -> None:
     """Delete expired sessions."""
     deleted = asyncio.run(load_otp(app).clear_sessions(batch))
     click.echo(f"Deleted {deleted} expired session{'' if deleted == 1 else 's'}.")
+
+
+@main.command("rotate-keys")
+@click.option("--batch", default=100, show_default=True, help="Rows a transaction.")
+@app_option
+@speaking
+def rotate_keys(batch: int, app: str | None) -> None:
+    """Rewrite every device secret under the first key, while the application runs.
+
+    Put the new key first in secret_key and keep the old one behind it; run this; then the old key
+    can go. Stopped half-way it goes on where it was. Without --app, SECRET_KEY has the new key and
+    OLD_SECRET_KEYS the old ones, separated by commas.
+    """
+    otp = load_otp(app)
+
+    async def work() -> int:
+        unreadable = 0
+        total = await rotation.count_secrets(otp)
+        with click.progressbar(length=total, label="Device secrets") as bar:
+            async for done in rotation.rotate_keys(otp, batch):
+                unreadable += done.unreadable
+                bar.update(done.rows)
+        return unreadable
+
+    unreadable = asyncio.run(work())
+    if unreadable:
+        raise click.ClickException(
+            f"{unreadable} secrets decrypt under none of the keys; the log names their devices."
+        )
+    click.echo("Every device secret is under the first key.")
 
 
 @main.command()
@@ -164,8 +174,9 @@ def load_otp(path: str | None) -> OTP:
     secret_key = os.environ.get("SECRET_KEY")
     if not secret_key:
         raise click.ClickException("Set SECRET_KEY to the application's key, or name its --app.")
+    old_keys = [key for key in os.environ.get("OLD_SECRET_KEYS", "").split(",") if key]
     engine = create_async_engine(database_url(), poolclass=NullPool)
-    return OTP(async_sessionmaker(engine), Device, secret_key=secret_key)
+    return OTP(async_sessionmaker(engine), Device, secret_key=[secret_key, *old_keys])
 
 
 def import_otp(path: str) -> OTP:

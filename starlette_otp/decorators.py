@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar, overload
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
@@ -33,6 +33,7 @@ DETAILS = {
     NOT_VERIFIED: "Please verify with a one-time password.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
 }
+_PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 STATUS = {UNAVAILABLE: 503, NOT_AUTHENTICATED: 401, NOT_VERIFIED: 403, REVERIFICATION_REQUIRED: 403}
 
 
@@ -108,7 +109,7 @@ def requires_otp(
 
         return guarded_websocket
 
-    is_async = inspect.iscoroutinefunction(func)
+    is_async = _is_async(func)
 
     @functools.wraps(func)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
@@ -121,6 +122,12 @@ def requires_otp(
         return await run_in_threadpool(func, *args, **kwargs)
 
     return guarded
+
+
+def _is_async(func: Any) -> bool:
+    while isinstance(func, functools.partial):
+        func = func.func
+    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
 
 
 async def refuse(
@@ -170,10 +177,12 @@ def login_redirect(
 ) -> str:
     """The login URL with the way back in its query."""
     verdict = verdict_of(request)
-    url = local_url(verdict, login_url or verdict.otp.login_url)
-    here = request.url
+    wanted = login_url or verdict.otp.login_url
+    url = local_url(verdict, wanted)
+    # The scope has the path decoded; what was %25 or %3F has to come back as such.
+    here = request.url.replace(path=quote(request.scope["path"], safe=_PATH_CHARACTERS))
     path = here.path + (f"?{here.query}" if here.query else "")
-    query = {redirect_field_name: path if url.startswith("/") else str(here)}
+    query = {redirect_field_name: path if is_local(wanted) else str(here)}
     if refusal == REVERIFICATION_REQUIRED:
         query[REVERIFY_PARAMETER] = "1"
     return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
@@ -181,8 +190,12 @@ def login_redirect(
 
 def local_url(verdict: Verdict, url: str) -> str:
     """`url`, under the root path that OTPMiddleware saw if it begins with one slash."""
-    is_local = url.startswith("/") and not url.startswith("//")
-    return verdict.root_path.rstrip("/") + url if is_local else url
+    return verdict.root_path.rstrip("/") + url if is_local(url) else url
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is a path of this site; two slashes begin another site's."""
+    return url.startswith("/") and not url.startswith("//")
 
 
 def accepts_html(request: Request) -> bool:

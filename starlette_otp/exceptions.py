@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 RETRY_AFTER_SECONDS = 5
@@ -54,8 +56,9 @@ class SecretUnreadable(OTPError):
 
     def __init__(self, persistent_id: str) -> None:
         super().__init__(
-            f"The secret of device {persistent_id} does not decrypt under any key of this OTP: "
-            "it was changed, belongs to another row, or was made under a key that is gone."
+            f"The secret of device {persistent_id} does not decrypt: it was changed, belongs to "
+            "another row, or was made under a retired key, which `starlette-otp rotate-keys` "
+            "needs to have back in secret_key."
         )
         self.persistent_id = persistent_id
 
@@ -70,3 +73,14 @@ class DatabaseUnavailable(OTPError, HTTPException):
             detail="The service is temporarily unavailable. Please try again in a moment.",
             headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
+
+
+def is_away(exc: BaseException) -> bool:
+    """Whether an exception means that the database can't be reached or can't serve now."""
+    cause = getattr(exc, "orig", None) or exc
+    if isinstance(exc, OSError | PoolTimeout | DatabaseUnavailable) or isinstance(cause, OSError):
+        return True
+    if isinstance(exc, DBAPIError) and exc.connection_invalidated:
+        return True
+    # Connection exceptions, insufficient resources, operator intervention (shutting down).
+    return str(getattr(cause, "sqlstate", None) or "").startswith(("08", "53", "57P"))

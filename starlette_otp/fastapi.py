@@ -38,12 +38,14 @@ def otp_required(
             return conn.user
         if not isinstance(conn, Request):
             raise WebSocketException(1013 if refusal == UNAVAILABLE else 1008, refusal)
+        detail: Any = {"message": DETAILS[refusal], "code": refusal}
         if refusal == UNAVAILABLE:
-            raise DatabaseUnavailable()
+            away = DatabaseUnavailable()
+            away.detail = detail
+            raise away
         if accepts_html(conn):
             url = login_redirect(conn, refusal, redirect_field_name, login_url)
             raise HTTPException(303, headers={"Location": url, "Cache-Control": "no-store"})
-        detail: Any = {"message": DETAILS[refusal], "code": refusal}
         raise HTTPException(STATUS[refusal], detail, {"Cache-Control": "no-store"})
 
     # FastAPI reads annotations at run time, where those of this module are strings.

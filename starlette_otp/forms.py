@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -265,9 +264,4 @@ def _label(device: Any) -> str:
 
 
 def _wait(until: datetime | None) -> str:
-    if until is None:
-        return "once the device has been reset"
-    seconds = max(1, math.ceil((until - clock.now()).total_seconds()))
-    if seconds <= 90:
-        return f"in {seconds} second{'s' if seconds > 1 else ''}"
-    return f"in {math.ceil(seconds / 60)} minutes"
+    return "once the device has been reset" if until is None else clock.in_words(until)

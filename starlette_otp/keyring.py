@@ -39,6 +39,7 @@ class Keyring:
         if not keys or any(len(key) < MIN_KEY_LENGTH for key in keys):
             raise ConfigurationError(f"secret_key needs {MIN_KEY_LENGTH} characters or more.")
         self._secrets = _fernet(keys, "secrets")
+        self._newest = _fernet(keys[:1], "secrets")
         self._tickets = _fernet(keys, "tickets")
         self._digests = [_derive(key, "digests") for key in keys]
         # itsdangerous wants the oldest first and signs with the last.
@@ -59,6 +60,17 @@ class Keyring:
         except (InvalidToken, UnicodeEncodeError):
             return None
         return plain[len(label) :] if hmac.compare_digest(plain[: len(label)], label) else None
+
+    def reseal(self, sealed: str, *, kind: str, owner: str) -> str | None:
+        """`sealed` under the first key, itself if it is already; None when it does not open."""
+        secret = self.open(sealed, kind=kind, owner=owner)
+        if secret is None:
+            return None
+        try:
+            self._newest.decrypt(sealed.encode())
+        except InvalidToken:
+            return self.seal(secret, kind=kind, owner=owner)
+        return sealed
 
     def digests(self, purpose: str, value: str) -> list[str]:
         """The keyed digests of `value` as 64 hex characters each, one a key, the newest first."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.service import OTP, is_away
+from starlette_otp.exceptions import ConfigurationError, is_away
+from starlette_otp.service import OTP
 from starlette_otp.sessions import FOUND, VERDICT, Found, Verdict, find_session, show
 from starlette_otp.users import unwrapped
 

@@ -43,6 +43,11 @@ def hotp(secret: bytes, counter: int, digits: int = 6, algorithm: str = "SHA1") 
     return pyotp.HOTP(key, digits=digits, digest=ALGORITHMS[algorithm]).at(counter)
 
 
+def equal(one: str, two: str) -> bool:
+    """Whether two canonical tokens are the same, compared in constant time."""
+    return hmac.compare_digest(one, two)
+
+
 def time_step(unix_time: float, step: int = 30, t0: int = 0) -> int:
     """The number of the time step (RFC 6238 section 4.2); `step` and `t0` in seconds."""
     return int((unix_time - t0) // step)
@@ -57,7 +62,7 @@ def match(
     steps (RFC 6238 section 5.2). Negative counters have no token and are passed over.
     """
     for counter in counters:
-        if counter >= 0 and hmac.compare_digest(hotp(secret, counter, digits, algorithm), token):
+        if counter >= 0 and equal(hotp(secret, counter, digits, algorithm), token):
             return counter
     return None
 

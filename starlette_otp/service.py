@@ -1,23 +1,18 @@
-"""OTP: the object an application makes. Every transaction opens here."""
+"""OTP: the object an application makes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Literal, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import Select, delete, func, inspect, select, update
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.datastructures import Secret
 from starlette.endpoints import HTTPEndpoint
-from starlette.requests import HTTPConnection, Request
 from starlette.routing import BaseRoute
 
-from starlette_otp import clock, users
+from starlette_otp import clock, signals
 from starlette_otp._resources import Templates, jinja_templates
 from starlette_otp.devices.base import (
     DeviceMixin,
@@ -25,33 +20,23 @@ from starlette_otp.devices.base import (
     parse_persistent_id,
     require_read_committed,
 )
-from starlette_otp.devices.owner import convert_key, is_clean_text, table_of, user_key_column
+from starlette_otp.devices.declared import check_declared
+from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.policies import refusal_in_words
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import (
     ConfigurationError,
-    DatabaseUnavailable,
     DeliveryFailed,
-    SecretUnreadable,
     TransactionRequired,
 )
 from starlette_otp.keyring import Keyring
+from starlette_otp.lookup import Authenticate, LoadUser, UserLookup
+from starlette_otp.verification import Attempt, ask_all, ask_one
 
 logger = logging.getLogger("starlette_otp")
 
-T = TypeVar("T")
-Authenticate = Callable[[Request, str, str], Awaitable[Any]]
-LoadUser = Callable[[HTTPConnection, Any], Awaitable[Any]]
 
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """What became of a token: the device that accepted it, or why none was asked."""
-
-    device: Any | None = None
-    refusal: dict[str, Any] | None = None
-
-
-class OTP:
+class OTP(UserLookup):
     """One-time passwords over a host's device model.
 
     Verification owns its transaction: it is committed whatever becomes of the request, so that
@@ -83,17 +68,14 @@ class OTP:
         load_user: LoadUser | None = None,
         templates: Templates = None,
     ) -> None:
-        _check_models(device_model)
-        self.device_model = device_model
-        self.user_model: type[Any] | None = device_model.__user_model__
+        check_declared(device_model)
+        super().__init__(sessionmaker, device_model, authenticate, load_user)
         self.session_model: type[Any] = device_model.__session_model__
         self.keyring = device_model.__keyring__ = Keyring(secret_key)
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
         self.templates = jinja_templates(templates)
-        self._sessionmaker = sessionmaker
-        self._authenticate = authenticate
-        self._load_user = load_user
+        device_model.__environment__ = self.templates.env
 
     # Devices.
 
@@ -120,7 +102,7 @@ class OTP:
         if for_verify:
             if session is None or not session.in_transaction():
                 raise TransactionRequired("for_verify needs a session with an open transaction.")
-            await require_read_committed(session)
+            await require_read_committed(session, self.device_model)
             query = locked(query)
         if session is not None:
             return list(await session.scalars(query))
@@ -152,7 +134,8 @@ class OTP:
         Returns:
             The device, or None.
         """
-        return (await self.attempt(user, token, device_id)).device
+        # A missing id names no device; None would ask all of them.
+        return (await self.attempt(user, token, device_id or "")).device
 
     async def match_token(self, user: object, token: str) -> Any | None:
         """Verify a token with the first of the user's devices that accepts it.
@@ -171,7 +154,7 @@ class OTP:
         Returns:
             The device, now confirmed, or None.
         """
-        return (await self.attempt(user, token, device_id, confirming=True)).device
+        return (await self.attempt(user, token, device_id or "", confirming=True)).device
 
     async def attempt(
         self, user: object, token: str, device_id: str | None = None, confirming: bool = False
@@ -179,41 +162,186 @@ class OTP:
         """One attempt to verify, with one device or with all, and why none was asked."""
         if not isinstance(token, str):
             raise TypeError(f"A token is a str, not {type(token).__name__}.")
-        query = self.device_model.devices_for_user(user, None if confirming else True)
-        if device_id is not None:
-            query = _only(query, self.device_model, device_id)
+        query = self._devices(user, device_id, confirmed=None if confirming else True)
 
         async def work(session: AsyncSession) -> Attempt:
             devices = list(await session.scalars(locked(query)))
             if device_id is None:
-                return await _ask_all(devices, token)
-            return await _ask_one(devices[0], token, confirming) if devices else Attempt()
+                return await ask_all(devices, token)
+            return await ask_one(devices[0], token, confirming=confirming) if devices else Attempt()
 
-        return await self.write(work)
+        return await self._tell(user, await self.write(work))
+
+    async def resynchronize(
+        self, user: object, device_id: str, first: str, second: str
+    ) -> Any | None:
+        """Find an HOTP device's counter again by two consecutive tokens (RFC 4226 section 7.4).
+
+        It looks further ahead than a verification does, as far as `resync_window`; it is
+        throttled as any, and verifies no session.
+
+        Returns:
+            The device, its counter past the second token, or None.
+        """
+        query = self._devices(user, device_id).where(self.device_model.kind.in_(self._counting()))
+
+        async def work(session: AsyncSession) -> Attempt:
+            device = await session.scalar(locked(query))
+            return await ask_one(device, first, second) if device is not None else Attempt()
+
+        return (await self._tell(user, await self.write(work))).device
+
+    def _counting(self) -> list[str]:
+        kinds = self.device_model.kinds()
+        return [kind for kind, model in kinds.items() if issubclass(model, HOTPDeviceMixin)]
+
+    async def _tell(self, user: object, attempt: Attempt) -> Attempt:
+        """Log an attempt with its factor (OWASP ASVS 16.3.1), and send the signals."""
+        device = attempt.device or attempt.chosen
+        if attempt.device is None:
+            logger.warning("A token of user %s was refused (%s).", self._key(user), device)
+            await signals.send(signals.otp_verification_failed, self, user=user, device=device)
+            return attempt
+        logger.info("A token of user %s was accepted (%s).", self._key(user), device)
+        await signals.send(signals.otp_verified, self, user=user, device=device)
+        if attempt.newly_confirmed:
+            await signals.send(signals.otp_device_added, self, user=user, device=device)
+        return attempt
+
+    def _key(self, user: object) -> Any:
+        return self.device_model.user_key(user)
+
+    def _devices(
+        self, user: object, device_id: str | None, confirmed: bool | None = True
+    ) -> Select[Any]:
+        """The user's devices, or the one of that id if it is theirs."""
+        query: Select[Any] = self.device_model.devices_for_user(user, confirmed)
+        if device_id is None:
+            return query
+        kind, number = parse_persistent_id(device_id)
+        return query.where(self.device_model.id == number, self.device_model.kind == kind)
 
     async def generate_challenge(self, user: object, device_id: str, **context: Any) -> str | None:
         """Challenge the user with one of their confirmed devices: prepare, commit, then deliver.
 
+        Nothing is locked while the challenge is on its way. One that does not arrive is dead, and
+        the cooldown is given back.
+
+        Args:
+            user: whose device it has to be.
+            device_id: its persistent id.
+            context: for the device and its templates.
+
         Returns:
-            The message for the user; None from a passive or unknown device.
+            The message for the user, which may say why there is no challenge now; None from a
+            passive, unknown or another user's device.
 
         Raises:
             DeliveryFailed: the challenge could not be delivered; the log says why.
         """
-        query = _only(self.device_model.devices_for_user(user, True), self.device_model, device_id)
+        query = self._devices(user, device_id)
 
         async def work(session: AsyncSession) -> tuple[Any, str | None]:
             device = await session.scalar(locked(query))
-            return device, await device.generate_challenge(**context) if device else None
+            if device is None or not device.is_interactive():
+                return None, None
+            allowed, why = await device.generate_is_allowed()
+            if not allowed:
+                return None, refusal_in_words(why)
+            return device, await device.generate_challenge(**context)
 
         device, message = await self.write(work)
-        if message is not None:
-            try:
-                await device.deliver(**context)
-            except Exception:
-                logger.exception("The challenge of %r could not be delivered.", device)
-                raise DeliveryFailed(device) from None
+        if device is None or message is None:
+            return message
+        try:
+            await device.deliver(**{"user": user, **device.delivery})
+        except Exception:
+            logger.exception("The challenge of %r could not be delivered.", device)
+            await self._retract(query, device)
+            raise DeliveryFailed(device) from None
+        logger.info("A challenge of user %s was sent (%r).", self._key(user), device)
+        await signals.send(signals.otp_challenge_sent, self, user=user, device=device)
         return message
+
+    async def _retract(self, query: Select[Any], failed: Any) -> None:
+        async def work(session: AsyncSession) -> None:
+            device = await session.scalar(locked(query))
+            if device is not None:
+                device.retract_challenge(failed)
+
+        await self.write(work)
+
+    # Enrolment.
+
+    async def add_device(self, user: object, device: Any) -> Any:
+        """Give the user a device: it is saved as theirs.
+
+        Returns:
+            The device. A confirmed one is told as `otp_device_added`, an unconfirmed one when
+            `confirm_device` confirms it.
+
+        Raises:
+            ValueError: the user is nobody.
+        """
+        device.user_id = self._key(user)
+        if device.user_id is None:
+            raise ValueError("add_device needs an authenticated user.")
+
+        async def work(session: AsyncSession) -> None:
+            session.add(device)
+
+        await self.write(work)
+        if device.confirmed:
+            await signals.send(signals.otp_device_added, self, user=user, device=device)
+        return device
+
+    async def remove_device(self, user: object, device_id: str) -> Any | None:
+        """Take a device from the user; what sessions it verified are unverified from now on.
+
+        Returns:
+            The device that was, or None if the user has no such device.
+        """
+        query = self._devices(user, device_id, confirmed=None)
+
+        async def work(session: AsyncSession) -> Any | None:
+            device = await session.scalar(locked(query))
+            if device is not None:
+                await session.delete(device)
+            return device
+
+        device = await self.write(work)
+        if device is not None:
+            await signals.send(signals.otp_device_removed, self, user=user, device=device)
+        return device
+
+    async def add_static_token(self, user: object, token: str | None = None) -> str:
+        """Add a token to the user's first static device, which is made if there is none.
+
+        Returns:
+            The plain token, shown this once.
+
+        Raises:
+            ConfigurationError: the host has no static devices.
+            ValueError: the chosen token can't be one.
+        """
+        kinds = self.device_model.kinds().values()
+        model = next((kind for kind in kinds if issubclass(kind, StaticDeviceMixin)), None)
+        if model is None:
+            raise ConfigurationError("This application has no static devices.")
+        query = model.devices_for_user(user, confirmed=True).limit(1)
+
+        async def work(session: AsyncSession) -> tuple[Any, str, bool]:
+            device = await session.scalar(locked(query))
+            is_new = device is None
+            if device is None:
+                device = model(user_id=self._key(user), name="Recovery codes")
+                session.add(device)
+            return device, await device.add_token(token), is_new
+
+        device, plain, is_new = await self.write(work)
+        if is_new:
+            await signals.send(signals.otp_device_added, self, user=user, device=device)
+        return plain
 
     # Sessions.
 
@@ -257,65 +385,6 @@ class OTP:
             total += deleted
         return total
 
-    # Users.
-
-    @property
-    def loads_users(self) -> bool:
-        """Whether the host gave a `load_user`."""
-        return self._load_user is not None
-
-    async def authenticate(self, request: Request, username: str, password: str) -> Any | None:
-        """The user with that name and password, or None."""
-        if self._authenticate is not None:
-            return await self._authenticate(request, username, password)
-        if not hasattr(self.user_model, "password_hash"):
-            raise ConfigurationError(
-                "OTP needs authenticate=, since there is no user model with a password_hash."
-            )
-        return await users.authenticate(self.find_user, username, password)
-
-    async def find_user(self, username: str) -> Any | None:
-        """The user with that name in the user model, or None."""
-        model = self.user_model
-        if model is None or not hasattr(model, "username"):
-            raise ConfigurationError("There is no user model with a username to look up.")
-        if not is_clean_text(username):
-            return None
-        query = select(model).where(model.username == username)
-
-        async def work(session: AsyncSession) -> Any | None:
-            user = await session.scalar(query)
-            return None if user is None else users.own(user)
-
-        return await self.read(work)
-
-    async def load_user(self, conn: HTTPConnection, key: object) -> Any | None:
-        """The user with that key, from the user model or by the host's `load_user`; or None."""
-        key = convert_key(key, table_of(self.device_model).c.user_id)
-        if key is None:
-            return None
-        if self._load_user is not None:
-            return await self._load_user(conn, key)
-        model = self.user_model
-        if model is None:
-            raise ConfigurationError("OTP needs load_user=, since there is no user model.")
-
-        async def work(session: AsyncSession) -> Any | None:
-            user = await session.get(model, key)
-            return None if user is None else users.own(user)
-
-        return await self.read(work)
-
-    async def last_used(self, user: object) -> datetime | None:
-        """When the user's devices last accepted a token."""
-        devices = self.device_model.devices_for_user(user).subquery()
-        query = select(func.max(devices.c.last_used_at))
-
-        async def work(session: AsyncSession) -> datetime | None:
-            return await session.scalar(query)
-
-        return await self.read(work)
-
     # Pages.
 
     def routes(self, login_view: type[HTTPEndpoint] | None = None) -> Sequence[BaseRoute]:
@@ -328,140 +397,3 @@ class OTP:
         from starlette_otp import views
 
         return views.routes(login_view or views.LoginView)
-
-    # Transactions.
-
-    async def read(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Run `work` in a session that only reads: no BEGIN, no ROLLBACK."""
-        return await self._run("AUTOCOMMIT", work)
-
-    async def write(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Run `work` in a READ COMMITTED transaction of its own and commit.
-
-        Raises:
-            DatabaseUnavailable: the database is away; nothing was written that this call knows of.
-        """
-        return await self._run("READ COMMITTED", work)
-
-    async def _run(
-        self,
-        isolation: Literal["AUTOCOMMIT", "READ COMMITTED"],
-        work: Callable[[AsyncSession], Awaitable[T]],
-        retry: bool = True,
-    ) -> T:
-        committing = False
-        try:
-            async with self._sessionmaker(expire_on_commit=False, autoflush=False) as session:
-                await session.connection(
-                    bind_arguments={"mapper": inspect(self.device_model)},
-                    execution_options={"isolation_level": isolation},
-                )
-                result = await work(session)
-                committing = True
-                await session.commit()
-                return result
-        except Exception as exc:
-            # The pool may hold connections from before the database restarted. Before the commit
-            # nothing has happened, so the work can be done again on a new one.
-            stale = isinstance(exc, DBAPIError) and exc.connection_invalidated
-            if stale and retry and not committing:
-                return await self._run(isolation, work, retry=False)
-            if is_away(exc):
-                logger.warning("The database is away: %s", type(exc).__name__)
-                raise DatabaseUnavailable() from exc
-            raise
-
-
-def is_away(exc: BaseException) -> bool:
-    """Whether an exception means that the database can't be reached or can't serve now."""
-    cause = getattr(exc, "orig", None) or exc
-    if isinstance(exc, OSError | PoolTimeout | DatabaseUnavailable) or isinstance(cause, OSError):
-        return True
-    if isinstance(exc, DBAPIError) and exc.connection_invalidated:
-        return True
-    # Connection exceptions, insufficient resources, operator intervention (shutting down).
-    return str(getattr(cause, "sqlstate", None) or "").startswith(("08", "53", "57P"))
-
-
-def _only(query: Select[Any], model: type[Any], device_id: str) -> Select[Any]:
-    kind, number = parse_persistent_id(device_id)
-    return query.where(model.id == number, model.kind == kind)
-
-
-async def _ask_one(device: DeviceMixin, token: str, confirming: bool = False) -> Attempt:
-    was_confirmed = device.confirmed
-    device.confirmed = confirming or was_confirmed
-    allowed, refusal = await device.verify_is_allowed()
-    if allowed:
-        accepted = await _check(device, token)
-        if accepted is not None:
-            device.record(accepted)
-        if accepted:
-            return Attempt(device)
-    device.confirmed = was_confirmed
-    return Attempt(refusal=refusal)
-
-
-async def _ask_all(devices: Sequence[DeviceMixin], token: str) -> Attempt:
-    asked, refusal = [], None
-    for device in devices:
-        if not device.accepts(token):
-            continue
-        allowed, why = await device.verify_is_allowed()
-        if not allowed:
-            refusal = refusal or why
-            continue
-        accepted = await _check(device, token)
-        if accepted:
-            device.record(True)
-            return Attempt(device)
-        if accepted is not None:
-            asked.append(device)
-    for device in asked:
-        device.record(False)
-    return Attempt(refusal=None if asked else refusal)
-
-
-async def _check(device: DeviceMixin, token: str) -> bool | None:
-    """Whether the device accepts the token; None when its secret can't be read."""
-    try:
-        return await device.check_token(token)
-    except SecretUnreadable as exc:
-        # No failure of the user's, and no token: the operator has to know.
-        logger.error("%s", exc)
-        return None
-
-
-def _check_models(device_model: type[Any]) -> None:
-    if not issubclass(device_model, DeviceMixin):
-        raise ConfigurationError(f"{device_model.__name__} does not mix in DeviceMixin.")
-    name = device_model.__name__
-    seen: dict[str, str] = {}
-    for mapper in inspect(device_model).self_and_descendants:
-        kind = getattr(mapper.class_, "__kind__", None)
-        if kind is None:
-            continue
-        if parse_persistent_id(f"{kind}/1")[0] != kind:
-            raise ConfigurationError(
-                f"{mapper.class_.__name__} has the kind {kind!r}; a __kind__ is a letter and up to "
-                "31 letters, digits and marks of a-z, 0-9, '_', '.' and '-'."
-            )
-        if kind in seen:
-            raise ConfigurationError(
-                f"{seen[kind]} and {mapper.class_.__name__} are both of kind {kind!r}; "
-                "give one of them another __kind__."
-            )
-        seen[kind] = mapper.class_.__name__
-    if device_model.__user_model__ is not None:
-        user_key_column(device_model.__user_model__)
-    if device_model.__session_model__ is None:
-        raise ConfigurationError(
-            f"There is no session table for {name}: declare a class with OTPSessionMixin "
-            f"and __device_model__ = {name}."
-        )
-    static = [c.__name__ for c in device_model.kinds().values() if issubclass(c, StaticDeviceMixin)]
-    if static and device_model.__static_token_model__ is None:
-        raise ConfigurationError(
-            f"{static[0]} has no table for its tokens: declare a class with StaticTokenMixin "
-            f"and __device_model__ = {name}."
-        )

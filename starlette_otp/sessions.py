@@ -32,8 +32,13 @@ from starlette.requests import HTTPConnection, Request
 from starlette_otp import clock
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import table_of, user_id_column
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, DeviceRejected
-from starlette_otp.service import OTP, is_away
+from starlette_otp.exceptions import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    DeviceRejected,
+    is_away,
+)
+from starlette_otp.service import OTP
 from starlette_otp.users import (
     RequestUser,
     attach,
@@ -229,8 +234,7 @@ async def log_in(request: Request, user: Any) -> None:
     model, old = verdict.otp.session_model, token_digests(verdict.otp, request)
 
     async def work(session: AsyncSession) -> None:
-        await session.execute(delete(model).where(model.token_digest.in_(old)))
-        await session.execute(insert(model).values(row))
+        await _begin(session, model, old, row)
 
     await _write(verdict.otp, work, device)
     request.session.clear()
@@ -252,6 +256,8 @@ async def login(request: Request, device: Any) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
+    if verdict.away:
+        raise DatabaseUnavailable()
     user = verdict.user
     _check_device(verdict.otp, user, device)
     token, row = _new_row(verdict.otp, request, user, device)
@@ -259,7 +265,7 @@ async def login(request: Request, device: Any) -> None:
 
     async def work(session: AsyncSession) -> None:
         if not verdict.in_row:
-            await session.execute(insert(model).values(row))
+            await _begin(session, model, old, row)
             return
         changes = {name: value for name, value in row.items() if name != "created_at"}
         query = update(model).where(model.token_digest.in_(old), model.user_id == row["user_id"])
@@ -298,6 +304,14 @@ def token_digests(otp: OTP, conn: HTTPConnection) -> Sequence[str]:
     if not isinstance(token, str) or not _TOKEN.fullmatch(token):
         return []
     return otp.keyring.digests("session", token)
+
+
+async def _begin(
+    session: AsyncSession, model: type[Any], old: Sequence[str], row: dict[str, Any]
+) -> None:
+    if old:
+        await session.execute(delete(model).where(model.token_digest.in_(old)))
+    await session.execute(insert(model).values(row))
 
 
 def _new_row(

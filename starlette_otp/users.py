@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -104,9 +105,8 @@ async def authenticate(
         return None
     known = is_clean_text(username) and len(username) <= MAX_USERNAME_LENGTH
     user = await find_user(username) if known else None
-    password_hash = (user and user.password_hash) or _hash_of_nobody()
     loop = asyncio.get_running_loop()
-    fits = await loop.run_in_executor(_argon2, check_password, password, password_hash)
+    fits = await loop.run_in_executor(_argon2, _fits, password, user and user.password_hash)
     return user if fits and user is not None and is_active(user) else None
 
 
@@ -120,9 +120,15 @@ def password_hash(user: object) -> str:
     return getattr(user, "password_hash", None) or ""
 
 
+def _fits(password: str, stored: str | None) -> bool:
+    # Nobody's hash is made here even if it is not needed: the first call is slow for everyone.
+    nobody = _hash_of_nobody()
+    return check_password(password, stored or nobody) and bool(stored)
+
+
 @cache
 def _hash_of_nobody() -> str:
-    return _hasher.hash("nobody's password")
+    return _hasher.hash(secrets.token_urlsafe())
 
 
 def _is_plausible(password: str) -> bool:

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import (
 
 from starlette_otp import OTP
 from starlette_otp.models import Base, Device, User
-from tests.support import SECRET_KEY, make_user
+from tests.support import SECRET_KEY, Browser, CodesView, make_app, make_user
 
 TEMPLATE = "otp_template"
 
@@ -112,3 +112,20 @@ async def alice(sessions: async_sessionmaker[AsyncSession]) -> User:
 @pytest.fixture
 async def bob(sessions: async_sessionmaker[AsyncSession]) -> User:
     return await make_user(sessions, "bob")
+
+
+@pytest.fixture
+async def browser(otp: OTP) -> AsyncIterator[Browser]:
+    """A browser at an application whose login view tells the codes of errors."""
+    async with Browser(make_app(otp, login_view=CodesView)) as browser:
+        yield browser
+
+
+@pytest.fixture
+async def stranger() -> AsyncIterator[Browser]:
+    """A browser at an application without a database: what it does needs no SQL."""
+    engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    otp = OTP(async_sessionmaker(engine), Device, secret_key=SECRET_KEY)
+    async with Browser(make_app(otp, login_view=CodesView)) as browser:
+        yield browser
+    await engine.dispose()

@@ -18,7 +18,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 
-from starlette_otp import OTP, OTPMiddleware, SessionAuthBackend, oath, requires_otp
+from starlette_otp import (
+    OTP,
+    LoginView,
+    OTPMiddleware,
+    SessionAuthBackend,
+    log_in,
+    oath,
+    requires_otp,
+)
 from starlette_otp.models import StaticDevice, TOTPDevice, User
 
 SECRET_KEY = "a secret key of these tests, over 32 characters"
@@ -91,17 +99,57 @@ async def vault(request: Request) -> Response:
     return PlainTextResponse(f"hello {request.user.username}")
 
 
-async def state(request: Request) -> Response:
+def shown(request: Request) -> dict[str, Any]:
     """Which of the three states the request is in."""
     device = request.user.otp_device
-    return JSONResponse(
-        {
-            "authenticated": request.user.is_authenticated,
-            "verified": request.user.is_verified(),
-            "device": device and device.persistent_id,
-            "scopes": request.auth.scopes,
-        }
-    )
+    return {
+        "authenticated": request.user.is_authenticated,
+        "verified": request.user.is_verified(),
+        "device": device and device.persistent_id,
+        "scopes": request.auth.scopes,
+    }
+
+
+async def state(request: Request) -> Response:
+    return JSONResponse(shown(request))
+
+
+ANONYMOUS = {"authenticated": False, "verified": False, "device": None, "scopes": []}
+AUTHENTICATED = {**ANONYMOUS, "authenticated": True, "scopes": ["authenticated"]}
+
+
+def verified_by(device: Any) -> dict[str, Any]:
+    """The state that `device` makes."""
+    scopes = ["authenticated", "verified"]
+    values = {"verified": True, "device": device.persistent_id, "scopes": scopes}
+    return AUTHENTICATED | values
+
+
+class CodesView(LoginView):
+    """LoginView that also tells the codes of the form's errors, in a header."""
+
+    def render(self, request: Request, form: Any) -> Response:
+        response = super().render(request, form)
+        response.headers["x-codes"] = " ".join(form.error_codes)
+        return response
+
+
+def codes(answer: httpx2.Response) -> list[str]:
+    """The codes of the errors in a form that came back."""
+    assert answer.status_code == 200, (answer.status_code, answer.text)
+    return answer.headers["x-codes"].split()
+
+
+def door(otp: OTP, user: Any, device: Any = None) -> Route:
+    """A route that logs this user in without the forms, verified if there is a device."""
+
+    async def enter(request: Request) -> Response:
+        found = await otp.load_user(request, user.id)
+        found.otp_device = device
+        await log_in(request, found)
+        return PlainTextResponse("in")
+
+    return Route("/enter", enter)
 
 
 def make_app(
@@ -146,6 +194,11 @@ class Browser(httpx2.AsyncClient):
         """Log alice in."""
         given = {"username": "alice", "password": PASSWORD, "otp_token": token, **fields}
         return await self.submit(url, **given)
+
+    @property
+    def cookie(self) -> str:
+        """The session's cookie, as a thief would copy it."""
+        return str(self.cookies["session"])
 
     async def state(self) -> dict[str, Any]:
         """What the application makes of this browser."""

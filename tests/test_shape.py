@@ -12,15 +12,18 @@ from starlette_otp import devices, models
 
 PACKAGE = Path(starlette_otp.__file__).parent
 LADDER = [
-    "exceptions clock _resources oath keyring",
+    "exceptions clock _resources oath keyring mailer signals",
     "devices.owner devices.policies",
     "devices.base",
     "devices.otpauth",
-    "devices.totp devices.static devices",
-    "users",
+    "devices.side_channel",
+    "devices.totp devices.hotp devices.static devices.email devices.declared devices",
+    "verification",
+    "users transactions",
+    "lookup",
     "service",
     "sessions",
-    "models middleware",
+    "models middleware rotation",
     "decorators",
     "fastapi _form",
     "forms",

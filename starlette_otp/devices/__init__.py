@@ -3,12 +3,16 @@
 from typing import TYPE_CHECKING, Any
 
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.email import EmailDeviceMixin
+from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.policies import (
+    CooldownMixin,
     GenerateNotAllowed,
     ThrottlingMixin,
     TimestampMixin,
     VerifyNotAllowed,
 )
+from starlette_otp.devices.side_channel import SideChannelDeviceMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 
@@ -17,9 +21,13 @@ if TYPE_CHECKING:
     from starlette_otp.users import UserMixin
 
 __all__ = [
+    "CooldownMixin",
     "DeviceMixin",
+    "EmailDeviceMixin",
     "GenerateNotAllowed",
+    "HOTPDeviceMixin",
     "OTPSessionMixin",
+    "SideChannelDeviceMixin",
     "StaticDeviceMixin",
     "StaticTokenMixin",
     "TOTPDeviceMixin",

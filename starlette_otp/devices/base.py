@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
+from jinja2 import Environment
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -57,6 +58,7 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
     """What a new device of this kind starts with. Kinds share columns, so these can't be defaults
     of the columns: the second kind would get the first one's."""
     __keyring__: ClassVar[Keyring | None] = None
+    __environment__: ClassVar[Environment | None] = None
     __session_model__: ClassVar[type[Any] | None] = None
     __static_token_model__: ClassVar[type[Any] | None] = None
 
@@ -151,7 +153,7 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
             return None
         query = select(cls).where(cls.id == device_id, cls.kind == kind)
         if for_verify:
-            await require_read_committed(session)
+            await require_read_committed(session, cls)
             query = locked(query)
         return await session.scalar(query)
 
@@ -199,9 +201,15 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         self.sealed_secret = _Unsealed()
         self.sealed_secret.secret = value
 
+    @classmethod
+    def _owner(cls, user_id: Any) -> str:
+        # A UUID may have been given as a text of another spelling than its row's.
+        key = convert_key(user_id, table_of(cls).c.user_id)
+        return str(user_id if key is None else key)
+
     def _unseal(self, user_id: Any) -> bytes:
         sealed = self.sealed_secret or ""
-        plain = self.keyring().open(sealed, kind=self.kind, owner=str(user_id))
+        plain = self.keyring().open(sealed, kind=self.kind, owner=self._owner(user_id))
         if plain is None:
             raise SecretUnreadable(self.persistent_id)
         return plain
@@ -219,7 +227,9 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
             table = table_of(type(self))
             query = select(table.c.user_id).where(table.c.id == self.id)
             plain = self._unseal((owners.deleted or [connection.scalar(query)])[0])
-        self.sealed_secret = self.keyring().seal(plain, kind=self.kind, owner=str(self.user_id))
+        self.sealed_secret = self.keyring().seal(
+            plain, kind=self.kind, owner=self._owner(self.user_id)
+        )
 
     @classmethod
     def keyring(cls) -> Keyring:
@@ -229,6 +239,15 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
                 f"{cls.__name__} has no keys: make an OTP(...) over its device model first."
             )
         return cls.__keyring__
+
+    @classmethod
+    def environment(cls) -> Environment:
+        """The templates that OTP handed to this model."""
+        if cls.__environment__ is None:
+            raise ConfigurationError(
+                f"{cls.__name__} has no templates: make an OTP(...) over its device model first."
+            )
+        return cls.__environment__
 
     # The contract.
 
@@ -248,8 +267,21 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         """An interactive kind's own: make the challenge under the lock, return the message."""
         return None
 
-    async def deliver(self, **context: Any) -> None:
+    async def deliver(self, *args: Any, **context: Any) -> None:
         """An interactive kind's own: hand the challenge over, after the commit, nothing locked."""
+
+    def retract_challenge(self, failed: DeviceMixin) -> None:
+        """An interactive kind's own: undo the challenge that could not be delivered.
+
+        Called on the row as it is now, locked again; `failed` is the instance that was not
+        delivered. A newer challenge stays.
+        """
+
+    @property
+    def delivery(self) -> dict[str, Any]:
+        """What `deliver` will be called with: the context, and what `prepare_challenge` adds."""
+        context: dict[str, Any] = self.__dict__.setdefault("_delivery", {})
+        return context
 
     async def generate_is_allowed(self) -> Permission:
         """Whether a challenge may be made now: `(True, None)` or `(False, evidence)`."""
@@ -292,8 +324,13 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         Returns:
             The message for the user; None from a passive device or when it is not allowed.
         """
+        if not self.is_interactive():
+            return None
         allowed, _ = await self.generate_is_allowed()
-        return await self.prepare_challenge(**context) if allowed else None
+        if not allowed:
+            return None
+        self.delivery.update(context)
+        return await self.prepare_challenge(**context)
 
 
 @event.listens_for(DeviceMixin, "before_insert", propagate=True)
@@ -319,8 +356,8 @@ def locked(query: Select[_Row]) -> Select[_Row]:
     return query.with_for_update().execution_options(populate_existing=True)
 
 
-async def require_read_committed(session: AsyncSession) -> None:
-    """Refuse a session in which a lock would not help.
+async def require_read_committed(session: AsyncSession, model: type[DeviceMixin]) -> None:
+    """Refuse a session in which a lock on rows of `model` would not help.
 
     AUTOCOMMIT drops the lock at once, and above READ COMMITTED a transaction that waited for the
     lock still sees the row as it was, or fails and takes the count of failures with it.
@@ -328,7 +365,7 @@ async def require_read_committed(session: AsyncSession) -> None:
     Raises:
         TransactionRequired: as said.
     """
-    connection = await session.connection()
+    connection = await session.connection(bind_arguments={"mapper": inspect(model)})
     raw = (await connection.get_raw_connection()).dbapi_connection
     level = "autocommit"
     if raw is not None and not connection.dialect.detect_autocommit_setting(raw):

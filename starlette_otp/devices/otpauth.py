@@ -50,8 +50,10 @@ class OTPAuthMixin(DeviceMixin):
         value = getattr(type(self), name)
         return _printable((value(self) if callable(value) else value) or "")
 
-    def otpauth_url(self, account_name: str, **parameters: str | int) -> str:
-        """The otpauth:// URL for this device's secret, with a kind's own parameters.
+    def otpauth_url(self, type_: str, account_name: str, **parameters: str | int) -> str:
+        """The otpauth:// URL for this device's secret, with a type's own parameters.
+
+        The type is "totp" or "hotp", whatever the host calls its kind of device.
 
         Issuer and account name are quoted each, with a literal colon between them: readers take
         `%3A` for a part of the name.
@@ -69,7 +71,7 @@ class OTPAuthMixin(DeviceMixin):
         label = (
             f"{quote(issuer, safe='')}:{quote(name, safe='')}" if issuer else quote(name, safe="")
         )
-        return f"otpauth://{self.kind}/{label}?{urlencode(query, quote_via=quote)}"
+        return f"otpauth://{type_}/{label}?{urlencode(query, quote_via=quote)}"
 
 
 def _printable(text: str) -> str:

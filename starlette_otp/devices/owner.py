@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Integer, SmallInteger, Table, inspect
+from sqlalchemy import BigInteger, Column, ForeignKey, Integer, SmallInteger, Table, Uuid, inspect
 from sqlalchemy.orm import Mapped, mapped_column
 
 from starlette_otp.exceptions import ConfigurationError
@@ -65,14 +65,19 @@ def convert_key(value: object, column: Column[Any]) -> Any:
     kind = column.type.python_type
     if kind is int:
         return _convert_int(value, column)
+    if kind is uuid.UUID or isinstance(column.type, Uuid):
+        return _convert_uuid(value, kind)
     if kind is str:
         return value if isinstance(value, str) and value and is_clean_text(value) else None
-    if kind is uuid.UUID and isinstance(value, str):
-        try:
-            return uuid.UUID(value)
-        except ValueError:
-            return None
     return value if isinstance(value, kind) else None
+
+
+def _convert_uuid(value: object, kind: type[Any]) -> Any:
+    try:
+        key = value if isinstance(value, uuid.UUID) else uuid.UUID(str(value))
+    except ValueError:
+        return None
+    return key if kind is uuid.UUID else str(key)
 
 
 def _convert_int(value: object, column: Column[Any]) -> int | None:

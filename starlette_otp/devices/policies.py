@@ -110,3 +110,55 @@ class ThrottlingMixin:
         """Forget all failures; the caller commits."""
         self.throttling_failure_count = 0
         self.throttling_failure_timestamp = None
+
+
+class CooldownMixin:
+    """A wait between challenges, so that nobody's inbox is flooded."""
+
+    cooldown_duration: ClassVar[float] = 60
+    """Seconds; 0 disables the wait."""
+
+    last_generated_timestamp: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), use_existing_column=True
+    )
+
+    @property
+    def next_generation_at(self) -> datetime | None:
+        """When the next challenge may be made; None when it may be made now."""
+        made_at = self.last_generated_timestamp
+        if made_at is None or not self.cooldown_duration:
+            return None
+        now, wait = clock.now(), timedelta(seconds=self.cooldown_duration)
+        # As with failures: a clock that was set back must not stretch the wait.
+        return made_at + wait if now < made_at + wait <= now + 2 * wait else None
+
+    async def generate_is_allowed(self) -> Permission:
+        """Whether a challenge may be made now.
+
+        Returns:
+            `(True, None)`, or `(False, {"reason", "next_generation_at"})`.
+        """
+        next_at = self.next_generation_at
+        if next_at is None:
+            return True, None
+        reason = GenerateNotAllowed.COOLDOWN_DURATION_PENDING
+        return False, {"reason": reason, "next_generation_at": next_at}
+
+    def cooldown_set(self) -> None:
+        """Begin the wait; the caller commits."""
+        self.last_generated_timestamp = clock.now()
+
+    def cooldown_reset(self) -> None:
+        """End the wait; the caller commits."""
+        self.last_generated_timestamp = None
+
+
+def refusal_in_words(evidence: dict[str, Any] | None) -> str:
+    """Why no challenge was made, as the message that the user gets in its place."""
+    evidence = evidence or {}
+    if evidence.get("reason") == GenerateNotAllowed.COOLDOWN_DURATION_PENDING:
+        return (
+            "Token generation cooldown period has not expired yet. Next generation allowed "
+            f"{clock.in_words(evidence['next_generation_at'])}."
+        )
+    return str(evidence.get("error_message", "No challenge can be made now."))

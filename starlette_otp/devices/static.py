@@ -6,10 +6,21 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, ForeignKey, Identity, String, UniqueConstraint, delete, inspect
+from sqlalchemy import (
+    BigInteger,
+    ForeignKey,
+    Identity,
+    String,
+    UniqueConstraint,
+    delete,
+    inspect,
+    select,
+    tuple_,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
@@ -84,7 +95,7 @@ class StaticDeviceMixin(DeviceMixin):
             self._widen(token)
         if not inspect(self).has_identity:
             await session.flush()
-        row = {"device_id": self.id, "digest": self._digests(token)[0]}
+        row = {"device_id": self.id, "digest": self.digests(token)[0]}
         await session.execute(insert(self._tokens()).values(row).on_conflict_do_nothing())
         return token
 
@@ -102,18 +113,26 @@ class StaticDeviceMixin(DeviceMixin):
 
     async def check_token(self, token: str) -> bool:
         """Accept a token of this device and delete it, in one indexed statement."""
-        if not self.accepts(token):
-            return False
-        tokens = self._tokens()
-        query = delete(tokens).where(
-            tokens.device_id == self.id, tokens.digest.in_(self._digests(token))
-        )
-        session = self._session()
-        with session.no_autoflush:
-            spent = await session.execute(query.returning(tokens.id))
-        return spent.first() is not None
+        return self.accepts(token) and await spend([self], token) is not None
 
-    def _digests(self, token: str) -> list[str]:
+    async def replace_tokens(self, n: int = 10) -> list[str]:
+        """Make `n` new tokens in place of all that there are; the caller commits.
+
+        Returns:
+            The plain tokens, shown this once.
+        """
+        session, tokens = self._session(), self._tokens()
+        if not inspect(self).has_identity:
+            await session.flush()
+        await session.execute(delete(tokens).where(tokens.device_id == self.id))
+        self.token_shape = TokenShape.MADE
+        made = [make_token() for _ in range(n)]
+        if made:
+            rows = [{"device_id": self.id, "digest": self.digests(token)[0]} for token in made]
+            await session.execute(insert(tokens).values(rows))
+        return made
+
+    def digests(self, token: str) -> list[str]:
         """The token's digest; and with look-alikes mended, for what was read off paper."""
         plain = canonical_static(token) or ""
         secret = self.secret
@@ -156,6 +175,26 @@ class StaticTokenMixin:
     def device_id(cls) -> Mapped[int]:
         key = ForeignKey(table_of(cls.__device_model__).c.id, ondelete="CASCADE")
         return mapped_column(key, nullable=False)
+
+
+async def spend(devices: Sequence[StaticDeviceMixin], token: str) -> StaticDeviceMixin | None:
+    """Delete one token of one of these devices, in one indexed statement.
+
+    Args:
+        devices: locked, loaded in one session.
+        token: what the user typed.
+
+    Returns:
+        The first device that had it, or None.
+    """
+    tokens, session = devices[0]._tokens(), devices[0]._session()
+    pairs = [(device.id, digest) for device in devices for digest in device.digests(token)]
+    fitting = tuple_(tokens.device_id, tokens.digest).in_(pairs)
+    first = select(tokens.id).where(fitting).order_by(tokens.device_id, tokens.id).limit(1)
+    query = delete(tokens).where(tokens.id == first.scalar_subquery())
+    with session.no_autoflush:
+        device_id = await session.scalar(query.returning(tokens.device_id))
+    return next((device for device in devices if device.id == device_id), None)
 
 
 def make_token() -> str:

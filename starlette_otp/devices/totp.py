@@ -77,5 +77,5 @@ class TOTPDeviceMixin(OTPAuthMixin):
         """The otpauth:// URL that an authenticator app reads from a QR code."""
         image = self.setting("image")
         return self.otpauth_url(
-            account_name, period=self.step or 30, **({"image": image} if image else {})
+            "totp", account_name, period=self.step or 30, **({"image": image} if image else {})
         )

@@ -1,0 +1,57 @@
+"""What a host has declared, checked when an OTP is made over it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import inspect
+
+from starlette_otp.devices.base import DeviceMixin, parse_persistent_id
+from starlette_otp.devices.owner import user_key_column
+from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.exceptions import ConfigurationError
+
+
+def check_declared(device_model: type[Any]) -> None:
+    """Refuse a device model that can't work.
+
+    Raises:
+        ConfigurationError: a class that is missing, two of one kind, a kind that can't be one, a
+            composite user key; in one sentence.
+    """
+    name = device_model.__name__
+    if not issubclass(device_model, DeviceMixin):
+        raise ConfigurationError(f"{name} does not mix in DeviceMixin.")
+    _check_kinds(device_model)
+    if device_model.__user_model__ is not None:
+        user_key_column(device_model.__user_model__)
+    if device_model.__session_model__ is None:
+        raise ConfigurationError(
+            f"There is no session table for {name}: declare a class with OTPSessionMixin "
+            f"and __device_model__ = {name}."
+        )
+    static = [c.__name__ for c in device_model.kinds().values() if issubclass(c, StaticDeviceMixin)]
+    if static and device_model.__static_token_model__ is None:
+        raise ConfigurationError(
+            f"{static[0]} has no table for its tokens: declare a class with StaticTokenMixin "
+            f"and __device_model__ = {name}."
+        )
+
+
+def _check_kinds(device_model: type[DeviceMixin]) -> None:
+    seen: dict[str, str] = {}
+    for mapper in inspect(device_model).self_and_descendants:
+        kind, name = getattr(mapper.class_, "__kind__", None), mapper.class_.__name__
+        if kind is None:
+            continue
+        if parse_persistent_id(f"{kind}/1")[0] != kind:
+            raise ConfigurationError(
+                f"{name} has the kind {kind!r}; a __kind__ is a letter and up to 31 letters, "
+                "digits and marks of a-z, 0-9, '_', '.' and '-'."
+            )
+        if kind in seen:
+            raise ConfigurationError(
+                f"{seen[kind]} and {name} are both of kind {kind!r}; "
+                "give one of them another __kind__."
+            )
+        seen[kind] = name

@@ -1,0 +1,110 @@
+"""Tokens by mail."""
+
+from __future__ import annotations
+
+import re
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from typing import Any, ClassVar
+
+from jinja2 import Template
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column, validates
+
+from starlette_otp import clock
+from starlette_otp.devices.side_channel import SideChannelDeviceMixin
+from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.mailer import Mailer
+
+# One addr-spec and nothing that could make a second recipient or a second header of it.
+_ADDRESS = re.compile(r"[^\s\x00-\x20\x7f@,;:<>()\[\]\\\"]+@[^\s\x00-\x20\x7f@,;:<>()\[\]\\\"]+")
+_MAX_ADDRESS = 254
+
+
+class EmailDeviceMixin(SideChannelDeviceMixin):
+    """A device that mails its tokens, to its own address or else to the user's."""
+
+    __kind__ = "email"
+
+    mailer: ClassVar[Mailer | None] = None
+    sender: ClassVar[str | None] = None
+    """The From; unless set, the mailer's."""
+    subject: ClassVar[str] = "OTP token"
+    """Takes `{token}`."""
+    body_template: ClassVar[str | None] = None
+    """A Jinja template as text; it wins over the path."""
+    body_html_template: ClassVar[str | None] = None
+    body_template_path: ClassVar[str] = "otp/email/token.txt"
+    body_html_template_path: ClassVar[str | None] = None
+    challenge_message: ClassVar[str] = "A token was sent by email."
+
+    email: Mapped[str | None] = mapped_column(String(_MAX_ADDRESS), use_existing_column=True)
+
+    @validates("email")
+    def _validate_email(self, name: str, value: str | None) -> str | None:
+        return check_address(value) if value else None
+
+    async def prepare_challenge(self, **context: Any) -> str:
+        """Make a new token; who can't send gets none."""
+        if self.mailer is None:
+            raise ConfigurationError(f"{type(self).__name__} has no mailer.")
+        return await super().prepare_challenge(**context)
+
+    async def deliver(self, token: str, **context: Any) -> None:
+        """Mail the token; `context` reaches the templates, with `user` and `device` in it."""
+        if self.mailer is None:
+            raise ConfigurationError(f"{type(self).__name__} has no mailer.")
+        await self.mailer.send(self.compose(token, **context))
+
+    def compose(self, token: str, **context: Any) -> EmailMessage:
+        """The message with the token.
+
+        Raises:
+            ValueError: there is no address, or not exactly one.
+            ConfigurationError: there is no sender.
+        """
+        sender = self.sender or getattr(self.mailer, "sender", None)
+        if not sender:
+            raise ConfigurationError(f"{type(self).__name__} has no sender.")
+        context = {
+            "token": token,
+            "device": self,
+            "minutes": int(self.token_validity // 60),
+            **context,
+        }
+        message = EmailMessage()
+        message["From"] = sender
+        message["To"] = check_address(self.email or getattr(context.get("user"), "email", None))
+        message["Subject"] = self.subject.format(token=token)
+        message["Date"] = format_datetime(clock.now())
+        message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2].strip(">") or None)
+        message.set_content(self._text().render(context))
+        if self.body_html_template is not None or self.body_html_template_path is not None:
+            message.add_alternative(self._html().render(context), subtype="html")
+        return message
+
+    def _text(self) -> Template:
+        # Not escaped, whatever the environment does: O'Brien is no O&#39;Brien in a mail.
+        env = self.environment().overlay(autoescape=False)
+        if self.body_template is not None:
+            return env.from_string(self.body_template)
+        return env.get_template(self.body_template_path)
+
+    def _html(self) -> Template:
+        env = self.environment().overlay(autoescape=True)
+        if self.body_html_template is not None:
+            return env.from_string(self.body_html_template)
+        return env.get_template(self.body_html_template_path or "")
+
+
+def check_address(address: object) -> str:
+    """`address` if it is exactly one mail address.
+
+    Raises:
+        ValueError: it is none, or several, or longer than 254 characters (RFC 5321).
+    """
+    if not isinstance(address, str) or len(address) > _MAX_ADDRESS:
+        raise ValueError("There has to be exactly one mail address.")
+    if not _ADDRESS.fullmatch(address):
+        raise ValueError("There has to be exactly one mail address.")
+    return address

@@ -1,0 +1,74 @@
+"""Counter-based one-time passwords (RFC 4226)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger
+from sqlalchemy.orm import Mapped, mapped_column, validates
+
+from starlette_otp import oath
+from starlette_otp.devices.otpauth import OTPAuthMixin
+
+_LAST = 2**63 - 1
+"""The largest counter that the column holds."""
+
+
+class HOTPDeviceMixin(OTPAuthMixin):
+    """An HOTP device: a hardware token or an app with a button.
+
+    Columns: `counter`, the next one that is accepted; `tolerance`, how many counters beyond it are
+    tried, too (RFC 4226 section 7.4: as few as possible).
+    """
+
+    __kind__ = "hotp"
+    __kind_defaults__ = {"digits": 6, "tolerance": 5, "algorithm": "SHA1", "counter": 0}
+
+    resync_window: ClassVar[int] = 100
+    """How far beyond its counter `OTP.resynchronize` looks for two consecutive tokens."""
+
+    counter: Mapped[int | None] = mapped_column(BigInteger, use_existing_column=True)
+
+    @validates("counter")
+    def _validate_counter(self, name: str, value: Any) -> Any:
+        if value not in range(_LAST + 1):
+            raise ValueError("counter is 0 to 2^63 - 1.")
+        return value
+
+    async def check_token(self, token: str) -> bool:
+        """Accept the token of a counter in the window; the counter moves forward past it, only so.
+
+        RFC 4226 section 7.2.
+        """
+        digits = self.canonical(token)
+        if digits is None:
+            return False
+        first = self.counter or 0
+        window = range(first, min(first + (self.tolerance or 0) + 1, _LAST))
+        found = oath.match(self.secret, digits, window, len(digits), self.algorithm or "SHA1")
+        if found is None:
+            return False
+        self.counter = found + 1
+        return True
+
+    async def check_consecutive(self, first: str, second: str) -> bool:
+        """Accept two tokens of consecutive counters within `resync_window` counters of ours.
+
+        RFC 4226 section 7.4: a wider window wants a sequence of tokens, since each single one is
+        likelier to be guessed.
+        """
+        one, two = self.canonical(first), self.canonical(second)
+        if one is None or two is None:
+            return False
+        start = self.counter or 0
+        for counter in range(start, min(start + self.resync_window, _LAST - 1)):
+            pair = (counter, counter + 1)
+            tokens = [oath.hotp(self.secret, c, len(one), self.algorithm or "SHA1") for c in pair]
+            if oath.equal(tokens[0] + tokens[1], one + two):
+                self.counter = counter + 2
+                return True
+        return False
+
+    def config_url(self, account_name: str) -> str:
+        """The otpauth:// URL that an authenticator app reads from a QR code."""
+        return self.otpauth_url("hotp", account_name, counter=self.counter or 0)

@@ -1,0 +1,81 @@
+"""Rewrites device secrets under the first of an application's keys."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from starlette_otp.devices.owner import table_of
+from starlette_otp.exceptions import SecretUnreadable
+from starlette_otp.service import OTP
+
+logger = logging.getLogger("starlette_otp")
+
+
+@dataclass(slots=True)
+class Batch:
+    """What became of some rows: how many there were, and how many could not be read."""
+
+    last_id: int
+    rows: int
+    unreadable: int
+
+
+async def count_secrets(otp: OTP) -> int:
+    """How many device secrets there are."""
+    devices = table_of(otp.device_model)
+    query = select(func.count()).where(devices.c.sealed_secret.is_not(None))
+
+    async def work(session: AsyncSession) -> int:
+        return await session.scalar(query) or 0
+
+    return await otp.read(work)
+
+
+async def rotate_keys(otp: OTP, size: int = 100) -> AsyncIterator[Batch]:
+    """Rewrite every secret that is not under the first key, `size` rows a transaction.
+
+    It may be stopped and started again at any time, and the application may go on meanwhile: rows
+    are locked by batches, and those that are done are passed over. Rows of kinds that the host does
+    not declare are rewritten, too.
+    """
+    last_id = 0
+    while True:
+        batch = await _rotate_batch(otp, last_id, size)
+        if batch.rows == 0:
+            return
+        yield batch
+        last_id = batch.last_id
+
+
+async def _rotate_batch(otp: OTP, after: int, size: int) -> Batch:
+    devices = table_of(otp.device_model)
+    columns = (devices.c.id, devices.c.kind, devices.c.user_id, devices.c.sealed_secret)
+    query = select(*columns).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
+    query = query.order_by(devices.c.id).limit(size).with_for_update()
+
+    async def work(session: AsyncSession) -> Batch:
+        rows = (await session.execute(query)).all()
+        batch = Batch(rows[-1].id if rows else after, len(rows), 0)
+        for row in rows:
+            sealed = _reseal(otp, row)
+            if sealed is None:
+                batch.unreadable += 1
+            elif sealed != row.sealed_secret:
+                change = update(devices).where(devices.c.id == row.id)
+                await session.execute(change.values(sealed_secret=sealed))
+        return batch
+
+    return await otp.write(work)
+
+
+def _reseal(otp: OTP, row: Any) -> str | None:
+    sealed = otp.keyring.reseal(row.sealed_secret, kind=row.kind, owner=str(row.user_id))
+    if sealed is None:
+        logger.error("%s", SecretUnreadable(f"{row.kind}/{row.id}"))
+    return sealed

@@ -1,0 +1,36 @@
+"""Signals: what others may want to know, sent after the commit."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import Any
+
+from blinker import NamedSignal, signal
+
+logger = logging.getLogger("starlette_otp")
+
+otp_verified = signal("otp_verified")
+"""A token was accepted; it does not mean that a session began."""
+otp_verification_failed = signal("otp_verification_failed")
+"""A token was not accepted, or not even tried; the device is None if none was chosen."""
+otp_challenge_sent = signal("otp_challenge_sent")
+"""A challenge was delivered."""
+otp_device_added = signal("otp_device_added")
+"""The user has a device more that verifies them."""
+otp_device_removed = signal("otp_device_removed")
+"""The user has a device less."""
+
+
+async def send(which: NamedSignal, sender: object, *, user: Any, device: Any) -> None:
+    """Call the receivers one by one, sync and async alike, as `receiver(otp, user=, device=)`.
+
+    One that raises is logged and changes nothing: the verdict is committed already.
+    """
+    for receiver in which.receivers_for(sender):
+        try:
+            answer = receiver(sender, user=user, device=device)
+            if inspect.isawaitable(answer):
+                await answer
+        except Exception:
+            logger.exception("A receiver of %s failed.", which.name)

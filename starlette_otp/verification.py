@@ -1,0 +1,121 @@
+"""A token put to devices that are locked: which accepts it, what is counted, why none was asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.static import StaticDeviceMixin, spend
+from starlette_otp.exceptions import SecretUnreadable
+
+logger = logging.getLogger("starlette_otp")
+
+UNREADABLE = {"error_message": "This device can't be used now. Please use another one."}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What became of a token.
+
+    Attributes:
+        device: the device that accepted it, or None.
+        refusal: why no device was asked, as `verify_is_allowed` says it, or None.
+        chosen: the one device that was to be asked, or None when it was any.
+        newly_confirmed: the device was unconfirmed before.
+    """
+
+    device: Any | None = None
+    refusal: dict[str, Any] | None = None
+    chosen: Any | None = None
+    newly_confirmed: bool = False
+
+
+async def ask_one(device: DeviceMixin, *tokens: str, confirming: bool = False) -> Attempt:
+    """Put a token to one device, or two consecutive ones to an HOTP device.
+
+    Args:
+        device: locked.
+        tokens: what the user typed.
+        confirming: an unconfirmed device is asked, too, and confirmed if it accepts.
+    """
+    was_confirmed = device.confirmed
+    device.confirmed = confirming or was_confirmed
+    allowed, refusal = await device.verify_is_allowed()
+    if allowed:
+        try:
+            accepted = await _check(device, *tokens)
+        except SecretUnreadable as exc:
+            refusal = _unreadable(exc)
+        else:
+            device.record(accepted)
+            if accepted:
+                return Attempt(device, None, device, newly_confirmed=not was_confirmed)
+    device.confirmed = was_confirmed
+    return Attempt(refusal=refusal, chosen=device)
+
+
+async def _check(device: Any, *tokens: str) -> bool:
+    check = device.check_token if len(tokens) == 1 else device.check_consecutive
+    accepted: bool = await check(*tokens)
+    return accepted
+
+
+async def ask_all(devices: Sequence[DeviceMixin], token: str) -> Attempt:
+    """Put a token to devices in their order, until one accepts.
+
+    On success only that device changes; else each that was asked counts one failure. Devices that
+    are locked, or whose tokens can't look like that, are not asked.
+    """
+    able: list[DeviceMixin] = []
+    refusal = None
+    for device in devices:
+        if device.accepts(token):
+            allowed, why = await device.verify_is_allowed()
+            able += [device] if allowed else []
+            refusal = refusal or why
+    asked: list[DeviceMixin] = []
+    static = [d for d in able if isinstance(d, StaticDeviceMixin) and _is_readable(d)]
+    for device in able:
+        found: DeviceMixin | None = None
+        if not isinstance(device, StaticDeviceMixin):
+            found = await _accepting(device, token, asked)
+        elif static:
+            # One statement finds the token among those of all static devices.
+            found = await spend(static, token)
+            asked += static
+            static = []
+        if found is not None:
+            found.record(True)
+            return Attempt(found)
+    for device in asked:
+        device.record(False)
+    return Attempt(refusal=None if asked else refusal)
+
+
+async def _accepting(
+    device: DeviceMixin, token: str, asked: list[DeviceMixin]
+) -> DeviceMixin | None:
+    try:
+        accepted = await device.check_token(token)
+    except SecretUnreadable as exc:
+        _unreadable(exc)
+        return None
+    asked.append(device)
+    return device if accepted else None
+
+
+def _is_readable(device: DeviceMixin) -> bool:
+    try:
+        return bool(device.secret)
+    except SecretUnreadable as exc:
+        _unreadable(exc)
+        return False
+
+
+def _unreadable(exc: SecretUnreadable) -> dict[str, Any]:
+    # No failure of the user's, and no token: the operator has to know.
+    logger.error("%s", exc)
+    return UNREADABLE
