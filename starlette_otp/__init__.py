@@ -1,5 +1,6 @@
 """Two-factor authentication with one-time passwords for Starlette and FastAPI."""
 
+from starlette_otp._form import BaseForm
 from starlette_otp.decorators import requires_otp
 from starlette_otp.devices import (
     DeviceMixin,
@@ -24,6 +25,7 @@ from starlette_otp.forms import (
     OTPAuthenticationForm,
     OTPAuthenticationFormMixin,
     OTPTokenForm,
+    PasswordForm,
 )
 from starlette_otp.mailer import SMTPMailer
 from starlette_otp.middleware import OTPMiddleware
@@ -41,6 +43,7 @@ from starlette_otp.views import LoginView, LogoutView
 
 __all__ = [
     "OTP",
+    "BaseForm",
     "ConfigurationError",
     "DatabaseUnavailable",
     "DeliveryFailed",
@@ -57,6 +60,7 @@ __all__ = [
     "OTPMiddleware",
     "OTPSessionMixin",
     "OTPTokenForm",
+    "PasswordForm",
     "SMTPMailer",
     "SecretUnreadable",
     "SessionAuthBackend",

@@ -220,7 +220,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             self._request.session.pop(TICKET_KEY, None)
             return True
         self.password_accepted = True
-        if self.password.data:
+        if self.password.data and self.otp.loads_users:
             await self._issue_ticket(user)
         return False
 
@@ -246,7 +246,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
     async def _redeem_ticket(self, username: str) -> Any | None:
         otp, ticket = self.otp, self._request.session.get(TICKET_KEY)
         claims = otp.keyring.read_ticket(ticket, clock.now(), TICKET_MAX_AGE)
-        if claims is None or username not in ("", claims["username"]):
+        if claims is None or not otp.loads_users or username not in ("", claims["username"]):
             return None
         user = await otp.load_user(self._request, claims["user"])
         if user is None or not is_active(user):

@@ -37,8 +37,8 @@ class UserLookup(Transactions):
 
     @property
     def loads_users(self) -> bool:
-        """Whether the host gave a `load_user`."""
-        return self._load_user is not None
+        """Whether users can be loaded by their key."""
+        return self._load_user is not None or self.user_model is not None
 
     async def authenticate(self, request: Request, username: str, password: str) -> Any | None:
         """The user with that name and password, or None."""

@@ -9,6 +9,8 @@ from sqlalchemy import BigInteger, Identity, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.email import EmailDeviceMixin
+from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.exceptions import ConfigurationError
@@ -48,6 +50,14 @@ class Device(DeviceMixin, Base):
 
 class TOTPDevice(TOTPDeviceMixin, Device):
     """An authenticator app."""
+
+
+class HOTPDevice(HOTPDeviceMixin, Device):
+    """A hardware token, or an app with a button."""
+
+
+class EmailDevice(EmailDeviceMixin, Device):
+    """Tokens by mail; the application sets `EmailDevice.mailer`."""
 
 
 class StaticDevice(StaticDeviceMixin, Device):

@@ -189,7 +189,7 @@ class SessionAuthBackend(AuthenticationBackend):
     """
 
     def __init__(self, otp: OTP) -> None:
-        if otp.user_model is None and not otp.loads_users:
+        if not otp.loads_users:
             raise ConfigurationError(
                 "SessionAuthBackend needs OTP(load_user=), since there is no user model."
             )

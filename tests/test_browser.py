@@ -88,6 +88,7 @@ def test_signing_in_without_javascript(chromium: Browser, site: Demo) -> None:
 def test_enter_verifies_and_does_not_ask_for_a_challenge(chromium: Browser, site: Demo) -> None:
     """By keyboard alone: the fields come in their order, and Enter sends the token."""
     page = open_page(chromium, site, "/account/login")
+    expect(page.get_by_label("Username")).to_be_focused()
     for text in ("alice", site.word("password"), site.static_tokens[0].upper()):
         page.keyboard.type(text)
         if text != site.static_tokens[0].upper():
@@ -141,3 +142,14 @@ def test_the_browser_has_nothing_to_complain_of(chromium: Browser, site: Demo) -
     page.goto("/")
     complaints: list[str] = page.complaints  # type: ignore[attr-defined]
     assert [text for text in complaints if "favicon" not in text] == []
+
+
+def test_a_recovery_code_can_be_typed_on_a_phone(chromium: Browser, site: Demo) -> None:
+    """The numeric keyboard has no letters: a link and the choice of the device bring others."""
+    page = open_page(chromium, site, "/account/login?next=/vault")
+    expect(page.get_by_label("Token")).to_have_attribute("inputmode", "numeric")
+    page.get_by_role("link", name="keyboard with letters").click()
+    expect(page.get_by_label("Token")).to_have_attribute("inputmode", "text")
+    fill_in(page, site, site.static_tokens[1])
+    press_enter(page)
+    expect(page).to_have_url(f"{site.url}/vault")

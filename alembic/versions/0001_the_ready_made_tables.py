@@ -43,6 +43,11 @@ def upgrade() -> None:
         sa.Column("digits", sa.Integer(), nullable=True),
         sa.Column("tolerance", sa.Integer(), nullable=True),
         sa.Column("algorithm", sa.String(length=8), nullable=True),
+        sa.Column("counter", sa.BigInteger(), nullable=True),
+        sa.Column("email", sa.String(length=254), nullable=True),
+        sa.Column("token_digest", sa.String(length=64), nullable=True),
+        sa.Column("valid_until", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("last_generated_timestamp", sa.DateTime(timezone=True), nullable=True),
         sa.Column("token_shape", sa.String(length=8), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["otp_user.id"], name=op.f("fk_otp_device_user_id"), ondelete="CASCADE"
