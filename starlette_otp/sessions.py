@@ -230,7 +230,7 @@ async def log_in(request: Request, user: Any) -> None:
     device = getattr(user, "otp_device", None)
     if device is not None:
         _check_device(verdict.otp, user, device)
-    token, row = _new_row(verdict.otp, request, user, device)
+    token, row = new_row(verdict.otp, user, device, request.headers.get("user-agent", ""))
     model, old = verdict.otp.session_model, token_digests(verdict.otp, request)
 
     async def work(session: AsyncSession) -> None:
@@ -260,7 +260,7 @@ async def login(request: Request, device: Any) -> None:
         raise DatabaseUnavailable()
     user = verdict.user
     _check_device(verdict.otp, user, device)
-    token, row = _new_row(verdict.otp, request, user, device)
+    token, row = new_row(verdict.otp, user, device, request.headers.get("user-agent", ""))
     model, old = verdict.otp.session_model, token_digests(verdict.otp, request)
 
     async def work(session: AsyncSession) -> None:
@@ -314,9 +314,14 @@ async def _begin(
     await session.execute(insert(model).values(row))
 
 
-def _new_row(
-    otp: OTP, request: Request, user: Any, device: Any | None
+def new_row(
+    otp: OTP, user: Any, device: Any | None, user_agent: str = ""
 ) -> tuple[str, dict[str, Any]]:
+    """A new session token, and the values of its row.
+
+    Raises:
+        ValueError: the user is nobody.
+    """
     key = otp.device_model.user_key(user)
     if key is None:
         raise ValueError("log_in needs an authenticated user.")
@@ -331,7 +336,7 @@ def _new_row(
         "created_at": now,
         "verified_at": None if device is None else now,
         "expires_at": now + lifetime,
-        "user_agent": request.headers.get("user-agent", "").replace("\0", "")[:_MAX_USER_AGENT],
+        "user_agent": user_agent.replace("\0", "")[:_MAX_USER_AGENT],
         "password_fingerprint": otp.keyring.digests("password", password_hash(user))[0],
     }
 

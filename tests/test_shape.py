@@ -28,7 +28,7 @@ LADDER = [
     "fastapi _form",
     "forms",
     "views",
-    "demo cli",
+    "demo cli testing",
     "_demo_server __main__",
 ]
 OPTIONAL = [
