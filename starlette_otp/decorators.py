@@ -15,12 +15,12 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.websockets import WebSocket
 
 from starlette_otp import clock
-from starlette_otp.exceptions import RETRY_AFTER_SECONDS, ConfigurationError, DatabaseUnavailable
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
+from starlette_otp.pages import UNAVAILABLE, accepts_html, is_local, local_url, unavailable
 from starlette_otp.sessions import Verdict, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-UNAVAILABLE = "unavailable"
 NOT_AUTHENTICATED = "not_authenticated"
 NOT_VERIFIED = "not_verified"
 REVERIFICATION_REQUIRED = "reverification_required"
@@ -28,7 +28,7 @@ REVERIFY_PARAMETER = "reverify"
 """In the query of the login URL: the verified user is asked for a token again."""
 
 DETAILS = {
-    UNAVAILABLE: "The service is temporarily unavailable. Please try again in a moment.",
+    UNAVAILABLE: DatabaseUnavailable().detail,
     NOT_AUTHENTICATED: "Please log in.",
     NOT_VERIFIED: "Please verify with a one-time password.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
@@ -163,11 +163,13 @@ def refusal_response(
 ) -> Response:
     """The answer to a request that may not pass: a redirect for browsers, else JSON."""
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
-    if refusal != UNAVAILABLE and accepts_html(request):
+    if refusal == UNAVAILABLE:
+        verdict = verdict_of(request)
+        ours = local_url(verdict, verdict.otp.login_url).partition("?")[0]
+        return unavailable(request, ours.rpartition("/")[0])
+    if accepts_html(request):
         url = login_redirect(request, refusal, redirect_field_name, login_url)
         return RedirectResponse(url, 303, headers)
-    if refusal == UNAVAILABLE:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     body = {"detail": DETAILS[refusal], "code": refusal}
     return JSONResponse(body, STATUS[refusal], headers)
 
@@ -186,22 +188,3 @@ def login_redirect(
     if refusal == REVERIFICATION_REQUIRED:
         query[REVERIFY_PARAMETER] = "1"
     return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
-
-
-def local_url(verdict: Verdict, url: str) -> str:
-    """`url`, under the root path that OTPMiddleware saw if it begins with one slash."""
-    return verdict.root_path.rstrip("/") + url if is_local(url) else url
-
-
-def is_local(url: str) -> bool:
-    """Whether a URL is a path of this site; two slashes begin another site's."""
-    return url.startswith("/") and not url.startswith("//")
-
-
-def accepts_html(request: Request) -> bool:
-    """Whether the client says that it takes text/html, as browsers do and programs do not."""
-    for accept in request.headers.get("accept", "").lower().split(","):
-        media_type, *parameters = (part.strip() for part in accept.split(";"))
-        if media_type in ("text/html", "application/xhtml+xml"):
-            return not any(p.replace(" ", "") in ("q=0", "q=0.0", "q=0.00") for p in parameters)
-    return False

@@ -11,12 +11,11 @@ from starlette.requests import HTTPConnection, Request
 from starlette_otp.decorators import (
     DETAILS,
     STATUS,
-    UNAVAILABLE,
-    accepts_html,
     login_redirect,
     refuse,
 )
 from starlette_otp.exceptions import DatabaseUnavailable
+from starlette_otp.pages import UNAVAILABLE, accepts_html
 
 
 def otp_required(

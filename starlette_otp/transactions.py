@@ -66,13 +66,3 @@ class Transactions:
                 logger.warning("The database is away: %s", type(exc).__name__)
                 raise DatabaseUnavailable() from exc
             raise
-
-
-async def _of_host(call: Awaitable[T]) -> T:
-    """What a function of the host's gives; its database may be away, too."""
-    try:
-        return await call
-    except Exception as exc:
-        if is_away(exc):
-            raise DatabaseUnavailable() from exc
-        raise

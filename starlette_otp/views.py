@@ -7,28 +7,18 @@ from typing import Any, ClassVar
 
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from starlette_otp._form import BaseForm
 from starlette_otp._resources import TEMPLATES
-from starlette_otp.decorators import (
-    DETAILS,
-    REVERIFY_PARAMETER,
-    UNAVAILABLE,
-    accepts_html,
-    local_url,
-)
-from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable, DeviceRejected
+from starlette_otp.decorators import REVERIFY_PARAMETER
+from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
+from starlette_otp.pages import HEADERS, local_url, page, unavailable
 from starlette_otp.sessions import log_in, log_out, login, verdict_of
 
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "same-origin",
-    "X-Frame-Options": "DENY",
-}
 _MAX_NEXT = 2048
 
 
@@ -109,7 +99,7 @@ class LoginView(OTPEndpoint):
                 if has_device:
                     here = request.url.replace(scheme="", netloc="")
                     target = str(here.include_query_params(**{self.redirect_field_name: target}))
-        return RedirectResponse(target, 303, _HEADERS)
+        return RedirectResponse(target, 303, HEADERS)
 
     def render(self, request: Request, form: Any) -> Response:
         """The page with the form."""
@@ -135,7 +125,7 @@ class LogoutView(OTPEndpoint):
             return page(request, self.template_name, {"form": form}, status_code=403)
         target = await self.next_url(request)
         await log_out(request)
-        return RedirectResponse(target, 303, _HEADERS)
+        return RedirectResponse(target, 303, HEADERS)
 
 
 def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:
@@ -145,26 +135,6 @@ def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:
         Route("/logout", LogoutView, name="logout"),
         Mount("/static", StaticFiles(directory=TEMPLATES / "otp" / "static"), name="static"),
     ]
-
-
-def page(
-    request: Request, template: str, context: dict[str, Any], status_code: int = 200
-) -> Response:
-    """A page from the templates, never stored and never framed."""
-    root_path = request.scope.get("root_path", "").rstrip("/")
-    context = {"otp_urls": {n: f"{root_path}/{n}" for n in ("login", "logout", "static")}} | context
-    templates = verdict_of(request).otp.templates
-    return templates.TemplateResponse(request, template, context, status_code, _HEADERS)
-
-
-def unavailable(request: Request) -> Response:
-    """503 as a page for browsers, else as JSON, with Retry-After."""
-    if accepts_html(request):
-        response = page(request, "otp/unavailable.html", {}, 503)
-    else:
-        response = JSONResponse({"detail": DETAILS[UNAVAILABLE], "code": UNAVAILABLE}, 503)
-    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    return response
 
 
 def safe_path(request: Request, url: object) -> str | None:

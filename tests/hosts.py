@@ -44,6 +44,15 @@ class Host:
             await connection.run_sync(self.Device.metadata.create_all)
 
 
+_kept: list[type[Any]] = []
+
+
+def keep(cls: type[Any]) -> type[Any]:
+    """Hold a class as an application's module does: SQLAlchemy holds subclasses weakly."""
+    _kept.append(cls)
+    return cls
+
+
 def new_base() -> type[DeclarativeBase]:
     class Base(DeclarativeBase):
         pass
@@ -94,6 +103,7 @@ def devices_of_subjects(base: Any) -> type[Any]:
 
 
 def totp_of(device: Any) -> type[Any]:
+    @keep
     class TOTPDevice(TOTPDeviceMixin, device):
         pass
 
@@ -101,6 +111,7 @@ def totp_of(device: Any) -> type[Any]:
 
 
 def static_of(device: Any) -> type[Any]:
+    @keep
     class StaticDevice(StaticDeviceMixin, device):
         pass
 

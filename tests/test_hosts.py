@@ -177,6 +177,7 @@ def no_static_token() -> Any:
 def two_of_one_kind() -> Any:
     device = make_host().Device
 
+    @hosts.keep
     class AuthenticatorApp(TOTPDeviceMixin, device):
         pass
 
@@ -197,6 +198,7 @@ def composite_key() -> Any:
 def unnameable_kind() -> Any:
     device = make_host().Device
 
+    @hosts.keep
     class Card(device):
         __kind__ = "Smart card"
 

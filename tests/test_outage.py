@@ -156,6 +156,9 @@ async def test_nothing_opens_while_the_database_is_away(
         for path, data in (("/account/login", fields | credentials), ("/account/logout", fields)):
             assert is_closed(await browser.post(path, data=data, headers=accept)), path
     assert (await browser.get("/vault", headers=JSON)).json()["code"] == "unavailable"
+    page = (await browser.get("/vault", headers=HTML)).text
+    assert "<h1>Temporarily unavailable</h1>" in page
+    assert 'href="/account/static/otp.css"' in page
     assert await browser.state() == ANONYMOUS
     assert (await browser.get("/starlettes-own")).status_code == 403
     assert browser.cookie == cookie

@@ -1,20 +1,24 @@
 """The README's snippets run, and its pages work as it says."""
 
 import base64
+import inspect
 import re
 import sys
 import types
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import time_machine
-from sqlalchemy.ext.asyncio import async_sessionmaker
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from starlette_otp import OTP, LoginView, clock
+from starlette_otp import OTP, LoginView, clock, otp_verification_failed
+from starlette_otp.testing import DeviceContract, make_device
 from tests.support import PASSWORD, SECRET_KEY, Browser, make_app, totp_token
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -122,6 +126,83 @@ async def test_an_own_form_and_an_overridden_template(app_module: Any, tmp_path:
     await app_module.engine.dispose()
 
 
+class Gateway:
+    """Stands for any HTTP gateway: keeps what was posted."""
+
+    def __init__(self) -> None:
+        self.posted: list[dict[str, str]] = []
+
+    async def post(self, path: str, json: dict[str, str]) -> None:
+        self.posted.append(json)
+
+
+@dataclass
+class Host:
+    otp: OTP
+    user: Any
+    other_user: Any
+    others: Any
+    cards: Any
+
+
+@pytest.fixture
+async def host(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
+    """README's own models with its devices by mail, SMS and card, in a database of their own."""
+    models = execute(snippet("class Base(DeclarativeBase)"), "models")
+    monkeypatch.setitem(sys.modules, "models", models)
+    others = execute(snippet("class SMSDevice"), "others")
+    cards = execute(snippet("class GridCardDevice"), "cards")
+    monkeypatch.setitem(sys.modules, "cards", cards)
+    engine = create_async_engine(empty_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(models.Base.metadata.create_all)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    otp = OTP(sessions, models.Device, secret_key=SECRET_KEY)
+    people = [models.User(username=name, password_hash="") for name in ("alice", "bob")]
+    async with sessions.begin() as session:
+        session.add_all(people)
+    yield Host(otp, people[0], people[1], others, cards)
+    await engine.dispose()
+
+
+async def test_the_sms_device_sends_its_token(host: Host) -> None:
+    """README's SMS device posts a token to the gateway, and it verifies once."""
+    host.others.gateway = Gateway()
+    device = await make_device(host.otp, host.user, host.others.SMSDevice, number="+4912345")
+    message = await host.otp.generate_challenge(host.user, device.persistent_id)
+    assert message == "A token was sent to your phone."
+    (posted,) = host.others.gateway.posted
+    assert posted["to"] == "+4912345"
+    token = posted["text"].removeprefix("Your token: ")
+    assert await host.otp.match_token(host.user, token) == device
+    assert await host.otp.match_token(host.user, token) is None
+
+
+CONTRACT = [name for name in dir(DeviceContract) if name.startswith("test_")]
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+async def test_the_card_keeps_the_contract(host: Host, name: str) -> None:
+    """README's own device passes README's own contract test."""
+    contract = execute(snippet("class TestGridCard"), "contract").TestGridCard()
+    test = getattr(contract, name)
+    fixtures = {"otp": host.otp, "user": host.user, "other_user": host.other_user}
+    await test(**{wanted: fixtures[wanted] for wanted in inspect.signature(test).parameters})
+
+
+async def test_the_signal_tells_of_a_failure(
+    app_module: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """README's receiver is called when a token is refused."""
+    await make_alice(app_module)
+    receiver = execute(snippet("@otp_verification_failed.connect"), "signals").warn
+    async with Browser(app_module.app) as browser:
+        await browser.log_in("000000")
+    assert "was refused by None" in capsys.readouterr().out
+    otp_verification_failed.disconnect(receiver)
+    await app_module.engine.dispose()
+
+
 def test_every_snippet_is_tested() -> None:
     """No snippet of README is one that these tests do not know."""
-    assert len(SNIPPETS) == 6
+    assert len(SNIPPETS) == 10

@@ -23,7 +23,7 @@ LADDER = [
     "lookup",
     "service",
     "sessions",
-    "models middleware rotation",
+    "models middleware rotation pages",
     "decorators",
     "fastapi _form",
     "forms",

@@ -1,0 +1,74 @@
+"""Pages: rendered from the templates, and answers that are a page for browsers, JSON for others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable
+from starlette_otp.sessions import Verdict, verdict_of
+
+UNAVAILABLE = "unavailable"
+"""The code of 503."""
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Frame-Options": "DENY",
+}
+
+
+def page(
+    request: Request,
+    template: str,
+    context: dict[str, Any],
+    status_code: int = 200,
+    folder: str | None = None,
+) -> Response:
+    """A page from the templates, never stored and never framed.
+
+    Args:
+        request: behind OTPMiddleware.
+        template: its name.
+        context: for the template, which also gets the `otp_urls` of our routes.
+        status_code: the response's.
+        folder: where our routes are mounted; of the request itself unless given.
+    """
+    if folder is None:
+        folder = request.scope.get("root_path", "").rstrip("/")
+    urls = {name: f"{folder}/{name}" for name in ("login", "logout", "static")}
+    templates = verdict_of(request).otp.templates
+    context = {"otp_urls": urls, **context}
+    return templates.TemplateResponse(request, template, context, status_code, HEADERS)
+
+
+def unavailable(request: Request, folder: str | None = None) -> Response:
+    """503 as a page for browsers, else as JSON, with Retry-After."""
+    if accepts_html(request):
+        response = page(request, "otp/unavailable.html", {}, 503, folder)
+    else:
+        body = {"detail": DatabaseUnavailable().detail, "code": UNAVAILABLE}
+        response = JSONResponse(body, 503, {"Cache-Control": "no-store"})
+    response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def local_url(verdict: Verdict, url: str) -> str:
+    """`url`, under the root path that OTPMiddleware saw if it begins with one slash."""
+    return verdict.root_path.rstrip("/") + url if is_local(url) else url
+
+
+def is_local(url: str) -> bool:
+    """Whether a URL is a path of this site; two slashes begin another site's."""
+    return url.startswith("/") and not url.startswith("//")
+
+
+def accepts_html(request: Request) -> bool:
+    """Whether the client says that it takes text/html, as browsers do and programs do not."""
+    for accept in request.headers.get("accept", "").lower().split(","):
+        media_type, *parameters = (part.strip() for part in accept.split(";"))
+        if media_type in ("text/html", "application/xhtml+xml"):
+            return not any(p.replace(" ", "") in ("q=0", "q=0.0", "q=0.00") for p in parameters)
+    return False
