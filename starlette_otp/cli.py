@@ -22,6 +22,7 @@ from starlette_otp.exceptions import DatabaseUnavailable, OTPError, is_away
 from starlette_otp.service import OTP
 
 P = ParamSpec("P")
+ROWS = click.IntRange(min=1)
 
 
 def speaking(command: Callable[P, None]) -> Callable[P, None]:
@@ -103,7 +104,7 @@ def addstatictoken(username: str, token: str | None, app: str | None) -> None:
 
 
 @main.command()
-@click.option("--batch", default=1000, show_default=True, help="Rows a transaction.")
+@click.option("--batch", default=1000, type=ROWS, show_default=True, help="Rows a transaction.")
 @app_option
 @speaking
 def clearsessions(batch: int, app: str | None) -> None:
@@ -113,7 +114,7 @@ def clearsessions(batch: int, app: str | None) -> None:
 
 
 @main.command("rotate-keys")
-@click.option("--batch", default=100, show_default=True, help="Rows a transaction.")
+@click.option("--batch", default=100, type=ROWS, show_default=True, help="Rows a transaction.")
 @app_option
 @speaking
 def rotate_keys(batch: int, app: str | None) -> None:
@@ -137,7 +138,7 @@ def rotate_keys(batch: int, app: str | None) -> None:
     unreadable = asyncio.run(work())
     if unreadable:
         raise click.ClickException(
-            f"{unreadable} secrets decrypt under none of the keys; the log names their devices."
+            f"{unreadable} of the secrets decrypt under no key of these; the log names the devices."
         )
     click.echo("Every device secret is under the first key.")
 

@@ -13,7 +13,12 @@ def now() -> datetime:
 
 def in_words(moment: datetime) -> str:
     """How long it is until then, for people: "in 42 seconds", "in 3 minutes"."""
-    seconds = max(1, math.ceil((moment - now()).total_seconds()))
-    if seconds <= 90:
-        return f"in {seconds} second{'s' if seconds > 1 else ''}"
-    return f"in {math.ceil(seconds / 60)} minutes"
+    return f"in {lasting((moment - now()).total_seconds())}"
+
+
+def lasting(seconds: float) -> str:
+    """A length of time, for people: "42 seconds", "3 minutes"."""
+    whole = max(1, math.ceil(seconds))
+    if whole <= 90:
+        return f"{whole} second{'s' if whole > 1 else ''}"
+    return f"{math.ceil(whole / 60)} minutes"

@@ -47,22 +47,26 @@ async def rotate_keys(otp: OTP, size: int = 100) -> AsyncIterator[Batch]:
     last_id = 0
     while True:
         batch = await _rotate_batch(otp, last_id, size)
-        if batch.rows == 0:
+        if batch is None:
             return
         yield batch
         last_id = batch.last_id
 
 
-async def _rotate_batch(otp: OTP, after: int, size: int) -> Batch:
+async def _rotate_batch(otp: OTP, after: int, size: int) -> Batch | None:
     devices = table_of(otp.device_model)
     columns = (devices.c.id, devices.c.kind, devices.c.user_id, devices.c.sealed_secret)
-    query = select(*columns).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
-    query = query.order_by(devices.c.id).limit(size).with_for_update()
+    ahead = select(devices.c.id).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
+    ahead = ahead.order_by(devices.c.id).limit(size)
 
-    async def work(session: AsyncSession) -> Batch:
-        rows = (await session.execute(query)).all()
-        batch = Batch(rows[-1].id if rows else after, len(rows), 0)
-        for row in rows:
+    async def work(session: AsyncSession) -> Batch | None:
+        # Rows that were deleted while we waited for their locks are no sign that there are no more.
+        ids = (await session.scalars(ahead)).all()
+        if not ids:
+            return None
+        rows = select(*columns).where(devices.c.id.in_(ids), devices.c.sealed_secret.is_not(None))
+        batch = Batch(ids[-1], len(ids), 0)
+        for row in await session.execute(rows.order_by(devices.c.id).with_for_update()):
             sealed = _reseal(otp, row)
             if sealed is None:
                 batch.unreadable += 1

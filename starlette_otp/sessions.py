@@ -79,7 +79,8 @@ class OTPSessionMixin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__device_model__.__session_model__ = cls
+        if hasattr(cls, "__device_model__"):  # a host's own mixin has none yet
+            cls.__device_model__.__session_model__ = cls
 
     @declared_attr
     def user_id(cls) -> Mapped[Any]:

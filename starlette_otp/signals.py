@@ -27,6 +27,8 @@ async def send(which: NamedSignal, sender: object, *, user: Any, device: Any) ->
 
     One that raises is logged and changes nothing: the verdict is committed already.
     """
+    if which.is_muted:
+        return
     for receiver in which.receivers_for(sender):
         try:
             answer = receiver(sender, user=user, device=device)

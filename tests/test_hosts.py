@@ -1,18 +1,26 @@
 """Applications that bring their own users and their own tables."""
 
+import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import String, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starlette_otp import OTP, ConfigurationError, log_in, login
-from starlette_otp.devices import DeviceMixin, TOTPDeviceMixin
+from starlette_otp.devices import (
+    DeviceMixin,
+    OTPSessionMixin,
+    StaticTokenMixin,
+    TOTPDeviceMixin,
+)
 from starlette_otp.models import Device, TOTPDevice, User
 from tests import hosts
 from tests.hosts import Host, Subject, make_host
@@ -283,3 +291,40 @@ async def test_the_order_of_declaring_kinds_changes_no_default(
         "totp": (6, 30, 0, 1, 0, -1, "SHA1", None, True),
         "static": (None, None, None, None, None, None, None, "made", True),
     }
+
+
+def test_a_hosts_own_mixins_stand_between() -> None:
+    """Intermediate classes of a host's own, abstract kinds and mixins, install nothing."""
+
+    class Base(DeclarativeBase): ...
+
+    class Device(DeviceMixin, Base):
+        user_id: Mapped[str] = mapped_column(String(255))
+
+    class Hardware(Device):
+        __abstract__ = True
+
+    class YubiDevice(Hardware): ...
+
+    class RSADevice(Hardware): ...
+
+    class Audited(OTPSessionMixin): ...
+
+    class Short(StaticTokenMixin): ...
+
+    class OTPSession(Audited, Base):
+        __device_model__ = Device
+
+    otp = OTP(async_sessionmaker(), Device, secret_key=SECRET_KEY)
+    assert set(otp.device_model.kinds()) == {"yubi", "rsa"}
+    assert otp.session_model is OTPSession
+
+
+@pytest.mark.parametrize(
+    ("identity", "key"),
+    [("7", "7"), (7, "7"), (uuid.UUID(int=7), str(uuid.UUID(int=7))), (True, None)],
+)
+def test_an_opaque_identity_is_compared_as_text(identity: Any, key: str | None) -> None:
+    """A number or a UUID as identity is the text that the column holds; True is nobody's."""
+    device = make_host(None).Device
+    assert device.user_key(SimpleNamespace(identity=identity)) == key

@@ -69,7 +69,8 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
     sealed_secret: Mapped[str | None] = mapped_column(Text)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        if has_inherited_table(cls) and not hasattr(cls, "__kind__"):
+        is_kind = has_inherited_table(cls) and not vars(cls).get("__abstract__")
+        if is_kind and not hasattr(cls, "__kind__"):
             cls.__kind__ = cls.__name__.lower().removesuffix("device") or "device"
         super().__init_subclass__(**kwargs)
 

@@ -17,7 +17,10 @@ from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.mailer import Mailer
 
 # One addr-spec and nothing that could make a second recipient or a second header of it.
-_ADDRESS = re.compile(r"[^\s\x00-\x20\x7f@,;:<>()\[\]\\\"]+@[^\s\x00-\x20\x7f@,;:<>()\[\]\\\"]+")
+# `=?` begins an encoded word, which the header would decode: to a comma, say.
+_ADDRESS = re.compile(
+    r"(?!.*=\?)[^\s@,;:<>()\[\]\\\"]+@[^\s@,;:<>()\[\]\\\".]+(\.[^\s@,;:<>()\[\]\\\".]+)*"
+)
 _MAX_ADDRESS = 254
 
 
@@ -69,7 +72,7 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         context = {
             "token": token,
             "device": self,
-            "minutes": int(self.token_validity // 60),
+            "validity": clock.lasting(self.token_validity),
             **context,
         }
         message = EmailMessage()
@@ -105,6 +108,6 @@ def check_address(address: object) -> str:
     """
     if not isinstance(address, str) or len(address) > _MAX_ADDRESS:
         raise ValueError("There has to be exactly one mail address.")
-    if not _ADDRESS.fullmatch(address):
+    if not address.isprintable() or not _ADDRESS.fullmatch(address):
         raise ValueError("There has to be exactly one mail address.")
     return address

@@ -68,6 +68,8 @@ def convert_key(value: object, column: Column[Any]) -> Any:
     if kind is uuid.UUID or isinstance(column.type, Uuid):
         return _convert_uuid(value, kind)
     if kind is str:
+        if isinstance(value, uuid.UUID | int) and not isinstance(value, bool):
+            value = str(value)
         return value if isinstance(value, str) and value and is_clean_text(value) else None
     return value if isinstance(value, kind) else None
 

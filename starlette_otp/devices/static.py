@@ -169,7 +169,8 @@ class StaticTokenMixin:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__device_model__.__static_token_model__ = cls
+        if hasattr(cls, "__device_model__"):  # a host's own mixin has none yet
+            cls.__device_model__.__static_token_model__ = cls
 
     @declared_attr
     def device_id(cls) -> Mapped[int]:
