@@ -26,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from starlette_otp.demo import create_app
 from starlette_otp.exceptions import SecretUnreadable
 from starlette_otp.keyring import Keyring
+from starlette_otp.migrations import upgrade
 from starlette_otp.models import Device, StaticDevice, TOTPDevice, User, database_url
 
 with warnings.catch_warnings():
@@ -106,8 +107,6 @@ def _stop(server: PostgresServer) -> None:
 
 
 def _serve(url: str, data: Path, listener: socket.socket, reset: bool) -> None:
-    from starlette_otp.cli import upgrade
-
     keys = _keys(data / "keys.json")
     upgrade(url)
     TOTPDevice.issuer = "starlette-otp demo"

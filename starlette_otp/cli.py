@@ -17,8 +17,7 @@ from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
 
 from starlette_otp import rotation
-from starlette_otp._resources import MIGRATIONS
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError, is_away
+from starlette_otp.exceptions import DatabaseUnavailable, OTPError
 from starlette_otp.service import OTP
 
 P = ParamSpec("P")
@@ -59,27 +58,11 @@ def main() -> None:
 @speaking
 def migrate(revision: str) -> None:
     """Build the ready-made tables in the database at DATABASE_URL, or bring them up to date."""
+    from starlette_otp.migrations import upgrade
     from starlette_otp.models import database_url
 
     upgrade(database_url(), revision)
     click.echo(f"The ready-made tables are at {revision}.")
-
-
-def upgrade(url: str, revision: str = "head") -> None:
-    """Run the shipped migrations; the same as `alembic upgrade` in the source tree."""
-    from alembic.config import Config
-
-    from alembic import command
-
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
-    try:
-        command.upgrade(config, revision)
-    except Exception as exc:
-        if not is_away(exc):
-            raise
-        raise DatabaseUnavailable() from exc
 
 
 @main.command()

@@ -22,7 +22,7 @@ from starlette_otp.devices.base import (
 )
 from starlette_otp.devices.declared import check_declared
 from starlette_otp.devices.hotp import HOTPDeviceMixin
-from starlette_otp.devices.policies import refusal_in_words
+from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import (
     ConfigurationError,
@@ -268,6 +268,8 @@ class OTP(UserLookup):
             device = await session.scalar(locked(query))
             if device is not None:
                 device.retract_challenge(failed)
+                if isinstance(device, CooldownMixin):
+                    device.cooldown_return(failed)
 
         await self.write(work)
 

@@ -23,13 +23,15 @@ LADDER = [
     "lookup",
     "service",
     "sessions",
-    "models middleware rotation pages",
+    "models middleware rotation pages migrations",
     "decorators",
     "fastapi _form",
     "forms",
     "views",
-    "demo cli testing",
-    "_demo_server __main__",
+    "demo testing",
+    "_demo_server",
+    "cli",
+    "__main__",
 ]
 OPTIONAL = [
     "fastapi",

@@ -22,11 +22,23 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, Mapper, declared_attr, has_inherited_table, mapped_column
+from sqlalchemy.orm import (
+    Mapped,
+    Mapper,
+    declared_attr,
+    has_inherited_table,
+    mapped_column,
+    selectinload,
+)
 from sqlalchemy.orm.attributes import get_history
 
 from starlette_otp.devices.owner import convert_key, raw_user_key, table_of, user_id_column
-from starlette_otp.devices.policies import Permission, ThrottlingMixin, TimestampMixin
+from starlette_otp.devices.policies import (
+    CooldownMixin,
+    Permission,
+    ThrottlingMixin,
+    TimestampMixin,
+)
 from starlette_otp.exceptions import ConfigurationError, SecretUnreadable, TransactionRequired
 from starlette_otp.keyring import Keyring
 from starlette_otp.oath import MIN_SECRET_BYTES, SECRET_BYTES
@@ -87,7 +99,10 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
     @classmethod
     def __mapper_args__(cls) -> dict[str, Any]:
         if not has_inherited_table(cls):
-            return {"polymorphic_on": "kind", "polymorphic_abstract": True}
+            # Every kind's columns in one SELECT, also those of a kind with mapper arguments of its
+            # own: what is not loaded can't be loaded later, in async code.
+            inline = {"with_polymorphic": "*"}
+            return {"polymorphic_on": "kind", "polymorphic_abstract": True, **inline}
         mappers: Iterable[object] = (inspect(base, raiseerr=False) for base in cls.__mro__[1:])
         parent = next(mapper for mapper in mappers if isinstance(mapper, Mapper))
         if cls.__kind__ in parent.polymorphic_map:
@@ -286,6 +301,9 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
 
     async def generate_is_allowed(self) -> Permission:
         """Whether a challenge may be made now: `(True, None)` or `(False, evidence)`."""
+        if isinstance(self, CooldownMixin):
+            # Also when a kind names the mixin after its device class.
+            return await CooldownMixin.generate_is_allowed(self)
         return True, None
 
     async def verify_is_allowed(self) -> Permission:
@@ -316,6 +334,8 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         if accepted:
             self.throttle_reset()
             self.set_last_used_timestamp()
+            if isinstance(self, CooldownMixin):
+                self.cooldown_reset()
         else:
             self.throttle_increment()
 
@@ -331,7 +351,10 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         if not allowed:
             return None
         self.delivery.update(context)
-        return await self.prepare_challenge(**context)
+        message = await self.prepare_challenge(**context)
+        if message is not None and isinstance(self, CooldownMixin):
+            self.cooldown_set()
+        return message
 
 
 @event.listens_for(DeviceMixin, "before_insert", propagate=True)
@@ -353,8 +376,21 @@ def parse_persistent_id(persistent_id: object) -> tuple[str, int]:
 
 
 def locked(query: Select[_Row]) -> Select[_Row]:
-    """`query`, locking its rows; an instance the session already had is read anew, too."""
-    return query.with_for_update().execution_options(populate_existing=True)
+    """`query`, locking its rows; an instance the session already had is read anew, too.
+
+    Nothing is joined: after waiting for a lock PostgreSQL hands back joined rows of the old
+    snapshot. What a host's mapping would join is read by a statement of its own, after the lock.
+    """
+    (entity,) = query.column_descriptions
+    mappers: Iterable[Mapper[Any]] = inspect(entity["entity"]).self_and_descendants
+    joined = [
+        selectinload(getattr(mapper.class_, relation.key))
+        for mapper in mappers
+        for relation in mapper.relationships
+        if relation.parent is mapper and relation.lazy in ("joined", False)
+    ]
+    query = query.options(*joined).with_for_update()
+    return query.execution_options(populate_existing=True)
 
 
 async def require_read_committed(session: AsyncSession, model: type[DeviceMixin]) -> None:

@@ -41,7 +41,8 @@ def check_declared(device_model: type[Any]) -> None:
 def _check_kinds(device_model: type[DeviceMixin]) -> None:
     seen: dict[str, str] = {}
     for mapper in inspect(device_model).self_and_descendants:
-        kind, name = getattr(mapper.class_, "__kind__", None), mapper.class_.__name__
+        name = mapper.class_.__name__
+        kind = mapper.polymorphic_identity or getattr(mapper.class_, "__kind__", None)
         if kind is None:
             continue
         if parse_persistent_id(f"{kind}/1")[0] != kind:

@@ -152,6 +152,11 @@ class CooldownMixin:
         """End the wait; the caller commits."""
         self.last_generated_timestamp = None
 
+    def cooldown_return(self, failed: CooldownMixin) -> None:
+        """End the wait that `failed` began, unless a newer one has begun; the caller commits."""
+        if self.last_generated_timestamp == failed.last_generated_timestamp:
+            self.cooldown_reset()
+
 
 def refusal_in_words(evidence: dict[str, Any] | None) -> str:
     """Why no challenge was made, as the message that the user gets in its place."""
