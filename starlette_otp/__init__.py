@@ -32,6 +32,7 @@ from starlette_otp.middleware import OTPMiddleware
 from starlette_otp.service import OTP
 from starlette_otp.sessions import OTPSessionMixin, SessionAuthBackend, log_in, log_out, login
 from starlette_otp.signals import (
+    otp_admin_action,
     otp_challenge_sent,
     otp_device_added,
     otp_device_removed,
@@ -74,6 +75,7 @@ __all__ = [
     "log_in",
     "log_out",
     "login",
+    "otp_admin_action",
     "otp_challenge_sent",
     "otp_device_added",
     "otp_device_removed",

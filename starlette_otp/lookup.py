@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
@@ -55,13 +54,12 @@ class UserLookup(Transactions):
         model = self.user_model
         if model is None or not hasattr(model, "username"):
             raise ConfigurationError("There is no user model with a username to look up.")
-        if not is_clean_text(username):
+        if len(username) > users.MAX_USERNAME_LENGTH or not is_clean_text(username):
             return None
         query = select(model).where(model.username == username)
 
         async def work(session: AsyncSession) -> Any | None:
-            user = await session.scalar(query)
-            return None if user is None else users.own(user)
+            return await session.scalar(query)
 
         return await self.read(work)
 
@@ -77,18 +75,17 @@ class UserLookup(Transactions):
             raise ConfigurationError("OTP needs load_user=, since there is no user model.")
 
         async def work(session: AsyncSession) -> Any | None:
-            user = await session.get(model, key)
-            return None if user is None else users.own(user)
+            return await session.get(model, key)
 
         return await self.read(work)
 
-    async def last_used(self, user: object) -> datetime | None:
-        """When the user's devices last accepted a token."""
+    async def usage(self, user: object) -> str:
+        """A text that differs after a device of the user's accepted a token, or came or went."""
         devices = self.device_model.devices_for_user(user).subquery()
-        query = select(func.max(devices.c.last_used_at))
+        query = select(func.max(devices.c.last_used_at), func.sum(devices.c.id))
 
-        async def work(session: AsyncSession) -> datetime | None:
-            return await session.scalar(query)
+        async def work(session: AsyncSession) -> str:
+            return str(tuple((await session.execute(query)).one()))
 
         return await self.read(work)
 

@@ -7,8 +7,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starlette_otp.exceptions import ConfigurationError, is_away
 from starlette_otp.service import OTP
-from starlette_otp.sessions import FOUND, VERDICT, Found, Verdict, find_session, show
+from starlette_otp.sessions import FOUND, Found, find_session
 from starlette_otp.users import unwrapped
+from starlette_otp.verdict import VERDICT, Verdict, show
 
 _BEFORE = {"session": "SessionMiddleware", "user": "AuthenticationMiddleware"}
 
@@ -43,7 +44,8 @@ class OTPMiddleware:
         found = await self._find(conn, verdict)
         if found is not None:
             verdict.user, verdict.device = found.user, found.device
-            verdict.verified_at, verdict.in_row = found.verified_at, found.in_row
+            verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
+            verdict.own = found.own
         scope[VERDICT] = verdict
         show(conn, verdict, getattr(scope.get("auth"), "scopes", []))
         await self.app(scope, receive, send)
@@ -65,4 +67,4 @@ class OTPMiddleware:
                 raise
             verdict.away = True
             return None
-        return found or Found(self.otp, user, None, None, in_row=False)
+        return found or Found(self.otp, user, None, None, None)

@@ -80,12 +80,15 @@ def database_url(url: str | None = None) -> str:
     """The URL of the database for asyncpg: `url`, or DATABASE_URL from the environment.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none, or it is no PostgreSQL's.
     """
     url = url or os.environ.get("DATABASE_URL", "")
     if not url:
         raise ConfigurationError("Set DATABASE_URL to the PostgreSQL database, postgresql://...")
-    return re.sub(r"^postgres(ql)?://", "postgresql+asyncpg://", url)
+    url = re.sub(r"^postgres(ql)?://", "postgresql+asyncpg://", url)
+    if not url.startswith("postgresql+asyncpg://"):
+        raise ConfigurationError("The database has to be a PostgreSQL, postgresql://...")
+    return url
 
 
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.datastructures import Secret
 from starlette.endpoints import HTTPEndpoint
@@ -14,29 +14,20 @@ from starlette.routing import BaseRoute
 
 from starlette_otp import clock, signals
 from starlette_otp._resources import Templates, jinja_templates
-from starlette_otp.devices.base import (
-    DeviceMixin,
-    locked,
-    parse_persistent_id,
-    require_read_committed,
-)
+from starlette_otp.devices.base import DeviceMixin, locked, require_read_committed
 from starlette_otp.devices.declared import check_declared
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
-from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.exceptions import (
-    ConfigurationError,
-    DeliveryFailed,
-    TransactionRequired,
-)
+from starlette_otp.enrolment import Enrolment
+from starlette_otp.exceptions import DeliveryFailed, TransactionRequired
 from starlette_otp.keyring import Keyring
-from starlette_otp.lookup import Authenticate, LoadUser, UserLookup
+from starlette_otp.lookup import Authenticate, LoadUser
 from starlette_otp.verification import Attempt, ask_all, ask_one
 
 logger = logging.getLogger("starlette_otp")
 
 
-class OTP(UserLookup):
+class OTP(Enrolment):
     """One-time passwords over a host's device model.
 
     Verification owns its transaction: it is committed whatever becomes of the request, so that
@@ -160,14 +151,16 @@ class OTP(UserLookup):
         self, user: object, token: str, device_id: str | None = None, confirming: bool = False
     ) -> Attempt:
         """One attempt to verify, with one device or with all, and why none was asked."""
-        if not isinstance(token, str):
-            raise TypeError(f"A token is a str, not {type(token).__name__}.")
-        query = self._devices(user, device_id, confirmed=None if confirming else True)
+        _check_texts(token)
+        confirmed = None if confirming else True
+        query = self.device_model.devices_for_user(user, confirmed)
+        if device_id is not None:
+            query = self._device(user, device_id, confirmed)
 
         async def work(session: AsyncSession) -> Attempt:
             devices = list(await session.scalars(locked(query)))
             if device_id is None:
-                return await ask_all(devices, token)
+                return await ask_all(session, devices, token)
             return await ask_one(devices[0], token, confirming=confirming) if devices else Attempt()
 
         return await self._tell(user, await self.write(work))
@@ -183,7 +176,8 @@ class OTP(UserLookup):
         Returns:
             The device, its counter past the second token, or None.
         """
-        query = self._devices(user, device_id).where(self.device_model.kind.in_(self._counting()))
+        _check_texts(first, second)
+        query = self._device(user, device_id).where(self.device_model.kind.in_(self._counting()))
 
         async def work(session: AsyncSession) -> Attempt:
             device = await session.scalar(locked(query))
@@ -208,20 +202,9 @@ class OTP(UserLookup):
             await signals.send(signals.otp_device_added, self, user=user, device=device)
         return attempt
 
-    def _key(self, user: object) -> Any:
-        return self.device_model.user_key(user)
-
-    def _devices(
-        self, user: object, device_id: str | None, confirmed: bool | None = True
-    ) -> Select[Any]:
-        """The user's devices, or the one of that id if it is theirs."""
-        query: Select[Any] = self.device_model.devices_for_user(user, confirmed)
-        if device_id is None:
-            return query
-        kind, number = parse_persistent_id(device_id)
-        return query.where(self.device_model.id == number, self.device_model.kind == kind)
-
-    async def generate_challenge(self, user: object, device_id: str, **context: Any) -> str | None:
+    async def generate_challenge(
+        self, user: object, device_id: str, *, confirming: bool = False, **context: Any
+    ) -> str | None:
         """Challenge the user with one of their confirmed devices: prepare, commit, then deliver.
 
         Nothing is locked while the challenge is on its way. One that does not arrive is dead, and
@@ -230,6 +213,7 @@ class OTP(UserLookup):
         Args:
             user: whose device it has to be.
             device_id: its persistent id.
+            confirming: an unconfirmed device gives a challenge, too, for `confirm_device`.
             context: for the device and its templates.
 
         Returns:
@@ -239,7 +223,7 @@ class OTP(UserLookup):
         Raises:
             DeliveryFailed: the challenge could not be delivered; the log says why.
         """
-        query = self._devices(user, device_id)
+        query = self._device(user, device_id, confirmed=None if confirming else True)
 
         async def work(session: AsyncSession) -> tuple[Any, str | None]:
             device = await session.scalar(locked(query))
@@ -257,13 +241,16 @@ class OTP(UserLookup):
             await device.deliver(**{"user": user, **device.delivery})
         except Exception:
             logger.exception("The challenge of %r could not be delivered.", device)
-            await self._retract(query, device)
+            await self._retract(user, device)
             raise DeliveryFailed(device) from None
         logger.info("A challenge of user %s was sent (%r).", self._key(user), device)
         await signals.send(signals.otp_challenge_sent, self, user=user, device=device)
         return message
 
-    async def _retract(self, query: Select[Any], failed: Any) -> None:
+    async def _retract(self, user: object, failed: Any) -> None:
+        # Unconfirmed meanwhile or not: its token is dead.
+        query = self._device(user, failed.persistent_id, confirmed=None)
+
         async def work(session: AsyncSession) -> None:
             device = await session.scalar(locked(query))
             if device is not None:
@@ -272,78 +259,6 @@ class OTP(UserLookup):
                     device.cooldown_return(failed)
 
         await self.write(work)
-
-    # Enrolment.
-
-    async def add_device(self, user: object, device: Any) -> Any:
-        """Give the user a device: it is saved as theirs.
-
-        Returns:
-            The device. A confirmed one is told as `otp_device_added`, an unconfirmed one when
-            `confirm_device` confirms it.
-
-        Raises:
-            ValueError: the user is nobody.
-        """
-        device.user_id = self._key(user)
-        if device.user_id is None:
-            raise ValueError("add_device needs an authenticated user.")
-
-        async def work(session: AsyncSession) -> None:
-            session.add(device)
-
-        await self.write(work)
-        if device.confirmed:
-            await signals.send(signals.otp_device_added, self, user=user, device=device)
-        return device
-
-    async def remove_device(self, user: object, device_id: str) -> Any | None:
-        """Take a device from the user; what sessions it verified are unverified from now on.
-
-        Returns:
-            The device that was, or None if the user has no such device.
-        """
-        query = self._devices(user, device_id, confirmed=None)
-
-        async def work(session: AsyncSession) -> Any | None:
-            device = await session.scalar(locked(query))
-            if device is not None:
-                await session.delete(device)
-            return device
-
-        device = await self.write(work)
-        if device is not None:
-            await signals.send(signals.otp_device_removed, self, user=user, device=device)
-        return device
-
-    async def add_static_token(self, user: object, token: str | None = None) -> str:
-        """Add a token to the user's first static device, which is made if there is none.
-
-        Returns:
-            The plain token, shown this once.
-
-        Raises:
-            ConfigurationError: the host has no static devices.
-            ValueError: the chosen token can't be one.
-        """
-        kinds = self.device_model.kinds().values()
-        model = next((kind for kind in kinds if issubclass(kind, StaticDeviceMixin)), None)
-        if model is None:
-            raise ConfigurationError("This application has no static devices.")
-        query = model.devices_for_user(user, confirmed=True).limit(1)
-
-        async def work(session: AsyncSession) -> tuple[Any, str, bool]:
-            device = await session.scalar(locked(query))
-            is_new = device is None
-            if device is None:
-                device = model(user_id=self._key(user), name="Recovery codes")
-                session.add(device)
-            return device, await device.add_token(token), is_new
-
-        device, plain, is_new = await self.write(work)
-        if is_new:
-            await signals.send(signals.otp_device_added, self, user=user, device=device)
-        return plain
 
     # Sessions.
 
@@ -399,3 +314,9 @@ class OTP(UserLookup):
         from starlette_otp import views
 
         return views.routes(login_view or views.LoginView)
+
+
+def _check_texts(*tokens: object) -> None:
+    for token in tokens:
+        if not isinstance(token, str):
+            raise TypeError(f"A token is a str, not {type(token).__name__}.")

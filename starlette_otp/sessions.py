@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
+    ColumnElement,
     DateTime,
     ForeignKey,
     Identity,
@@ -20,12 +21,13 @@ from sqlalchemy import (
     delete,
     insert,
     inspect,
+    or_,
     select,
     update,
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import InstanceState, Mapped, declared_attr, mapped_column
 from starlette.authentication import AuthCredentials, AuthenticationBackend, UnauthenticatedUser
 from starlette.requests import HTTPConnection, Request
 
@@ -41,17 +43,16 @@ from starlette_otp.exceptions import (
 from starlette_otp.service import OTP
 from starlette_otp.users import (
     RequestUser,
-    attach,
     is_active,
-    own,
     password_hash,
     unwrapped,
 )
+from starlette_otp.verdict import Verdict, show, verdict_of
 
 SESSION_KEY = "otp_session"
 """Where the cookie's session holds its token, all that it holds of ours but the forms' own."""
-FOUND, VERDICT = "starlette_otp.found", "starlette_otp.verdict"
-"""Keys of the ASGI scope."""
+FOUND = "starlette_otp.found"
+"""Where the ASGI scope has what SessionAuthBackend found."""
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
 _MAX_USER_AGENT = 255
 
@@ -98,44 +99,17 @@ class OTPSessionMixin:
 
 @dataclass(slots=True)
 class Found:
-    """What a session's row says: the user, the device that verified them, and when."""
+    """What a session's row says: the user, the device that verified them, and when.
+
+    `own` says that the user object is this request's alone.
+    """
 
     otp: OTP
     user: Any
     device: Any | None
     verified_at: datetime | None
-    in_row: bool = True
-
-
-@dataclass(slots=True)
-class Verdict:
-    """Who this request is, kept in the ASGI scope, where guards, forms and `login` look.
-
-    `user` is None for anonymous. `away` says that the database could not be asked.
-    """
-
-    otp: OTP
-    root_path: str
-    user: Any | None = None
-    device: Any | None = None
-    verified_at: datetime | None = None
-    in_row: bool = False
-    away: bool = False
-
-
-def verdict_of(conn: HTTPConnection) -> Verdict:
-    """The verdict OTPMiddleware put into the scope.
-
-    Raises:
-        ConfigurationError: it did not.
-    """
-    verdict = conn.scope.get(VERDICT)
-    if not isinstance(verdict, Verdict):
-        raise ConfigurationError(
-            "OTPMiddleware has not seen this request: install Middleware(OTPMiddleware, otp=otp) "
-            "after AuthenticationMiddleware."
-        )
-    return verdict
+    session_id: int | None
+    own: bool = False
 
 
 async def find_session(otp: OTP, conn: HTTPConnection, user: Any | None = None) -> Found | None:
@@ -170,8 +144,9 @@ async def find_session(otp: OTP, conn: HTTPConnection, user: Any | None = None) 
     row = await otp.read(work)
     if row is None:
         return None
-    if user is None and users is not None:
-        user = own(row[2])
+    is_own = user is None and users is not None
+    if is_own:
+        user = row[2]
     elif user is None:
         user = await otp.load_user(conn, row[0].user_id)
     if user is None or not is_active(user):
@@ -179,7 +154,8 @@ async def find_session(otp: OTP, conn: HTTPConnection, user: Any | None = None) 
     fingerprint = row[0].password_fingerprint
     if not otp.keyring.digest_matches("password", password_hash(user), fingerprint):
         return None
-    return Found(otp, user, row[1], row[0].verified_at if row[1] is not None else None)
+    verified_at = row[0].verified_at if row[1] is not None else None
+    return Found(otp, user, row[1], verified_at, row[0].id, is_own)
 
 
 class SessionAuthBackend(AuthenticationBackend):
@@ -217,29 +193,32 @@ class SessionAuthBackend(AuthenticationBackend):
 async def log_in(request: Request, user: Any) -> None:
     """Begin the session of an authenticated user; nothing of the former session survives.
 
-    A user who has an `otp_device` is verified by it, too (as `login` does).
+    A user who has an `otp_device` is verified by it, too (as `login` does). With `request.user`
+    itself the session goes on under a new token, verified when it was: after a new password, say.
 
     Args:
         request: behind OTPMiddleware.
         user: the user whose first factor was accepted.
 
     Raises:
-        DeviceRejected: the user's `otp_device` is not theirs, or not confirmed.
+        DeviceRejected: the user's `otp_device` is not theirs, not confirmed, or gone.
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
     device = getattr(user, "otp_device", None)
-    if device is not None:
-        _check_device(verdict.otp, user, device)
-    token, row = new_row(verdict.otp, user, device, request.headers.get("user-agent", ""))
-    model, old = verdict.otp.session_model, token_digests(verdict.otp, request)
+    is_same = user is verdict.user and device is verdict.device
+    verified_at = verdict.verified_at if is_same else None
+    token, row = new_row(verdict.otp, user, device, verified_at, _user_agent(request))
 
-    async def work(session: AsyncSession) -> None:
-        await _begin(session, model, old, row)
+    async def work(session: AsyncSession) -> int:
+        await complete_row(session, verdict.otp, user, device, row)
+        return await _begin(session, verdict, request, row)
 
-    await _write(verdict.otp, work, device)
+    session_id = await _write(verdict.otp, work, device)
     request.session.clear()
-    _enter(request, verdict, token, user, device, ["authenticated"])
+    own = verdict.own and is_same
+    verdict.user, verdict.own, verdict.session_id = user, own, session_id
+    _enter(request, verdict, token, device, row["verified_at"], ["authenticated"])
 
 
 async def login(request: Request, device: Any) -> None:
@@ -259,23 +238,28 @@ async def login(request: Request, device: Any) -> None:
     verdict = verdict_of(request)
     if verdict.away:
         raise DatabaseUnavailable()
-    user = verdict.user
-    _check_device(verdict.otp, user, device)
-    token, row = new_row(verdict.otp, user, device, request.headers.get("user-agent", ""))
-    model, old = verdict.otp.session_model, token_digests(verdict.otp, request)
+    user, model = verdict.user, verdict.otp.session_model
+    if verdict.otp.device_model.user_key(user) is None:
+        raise DeviceRejected(device, "This device is not the user's.")
+    token, row = new_row(verdict.otp, user, device, user_agent=_user_agent(request))
 
-    async def work(session: AsyncSession) -> None:
-        if not verdict.in_row:
-            await _begin(session, model, old, row)
-            return
+    async def work(session: AsyncSession) -> int:
+        await complete_row(session, verdict.otp, user, device, row)
+        if verdict.session_id is None:
+            return await _begin(session, verdict, request, row)
+        # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
+        digests = token_digests(verdict.otp, request)
+        mine = model.id == verdict.session_id, model.token_digest.in_(digests)
         changes = {name: value for name, value in row.items() if name != "created_at"}
-        query = update(model).where(model.token_digest.in_(old), model.user_id == row["user_id"])
-        renewed = await session.execute(query.values(changes).returning(model.id))
-        if renewed.first() is None:
+        renewed = await session.scalar(
+            update(model).where(*mine).values(changes).returning(model.id)
+        )
+        if renewed is None:
             raise DeviceRejected(device, "The session has ended meanwhile.")
+        return int(renewed)
 
-    await _write(verdict.otp, work, device)
-    _enter(request, verdict, token, user, device, request.auth.scopes)
+    verdict.session_id = await _write(verdict.otp, work, device)
+    _enter(request, verdict, token, device, row["verified_at"], request.auth.scopes)
 
 
 async def log_out(request: Request) -> None:
@@ -285,16 +269,15 @@ async def log_out(request: Request) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
-    model, old = verdict.otp.session_model, token_digests(verdict.otp, request)
-    if old:
+    ended = _row_of(verdict, request)
+    if ended is not None:
 
         async def work(session: AsyncSession) -> None:
-            await session.execute(delete(model).where(model.token_digest.in_(old)))
+            await session.execute(delete(verdict.otp.session_model).where(ended))
 
         await verdict.otp.write(work)
     request.session.clear()
-    verdict.user = verdict.device = verdict.verified_at = None
-    verdict.in_row = False
+    verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
     request.scope["user"] = RequestUser(UnauthenticatedUser(), None)
     request.scope["auth"] = AuthCredentials()
 
@@ -307,18 +290,39 @@ def token_digests(otp: OTP, conn: HTTPConnection) -> Sequence[str]:
     return otp.keyring.digests("session", token)
 
 
+def _row_of(verdict: Verdict, request: Request) -> ColumnElement[bool] | None:
+    """The row of this request's session: by its id, too, since a verification renews the token."""
+    model, digests = verdict.otp.session_model, token_digests(verdict.otp, request)
+    if verdict.session_id is None:
+        return model.token_digest.in_(digests) if digests else None
+    return or_(model.id == verdict.session_id, model.token_digest.in_(digests))
+
+
 async def _begin(
-    session: AsyncSession, model: type[Any], old: Sequence[str], row: dict[str, Any]
-) -> None:
-    if old:
-        await session.execute(delete(model).where(model.token_digest.in_(old)))
-    await session.execute(insert(model).values(row))
+    session: AsyncSession, verdict: Verdict, request: Request, row: dict[str, Any]
+) -> int:
+    model, former = verdict.otp.session_model, _row_of(verdict, request)
+    if former is not None:
+        await session.execute(delete(model).where(former))
+    made = await session.execute(insert(model).values(row).returning(model.id))
+    return int(made.scalar_one())
 
 
 def new_row(
-    otp: OTP, user: Any, device: Any | None, user_agent: str = ""
+    otp: OTP,
+    user: Any,
+    device: Any | None,
+    verified_at: datetime | None = None,
+    user_agent: str = "",
 ) -> tuple[str, dict[str, Any]]:
-    """A new session token, and the values of its row.
+    """A new session token, and the values of its row; `complete_row` checks and completes it.
+
+    Args:
+        otp: the application's.
+        user: whose session it is.
+        device: what verifies it, or None.
+        verified_at: when that was; now unless given.
+        user_agent: the browser's name.
 
     Raises:
         ValueError: the user is nobody.
@@ -333,26 +337,56 @@ def new_row(
     return token, {
         "token_digest": otp.keyring.digests("session", token)[0],
         "user_id": key,
-        "device_id": None if device is None else device.id,
+        "device_id": None,
         "created_at": now,
-        "verified_at": None if device is None else now,
+        "verified_at": None if device is None else verified_at or now,
         "expires_at": now + lifetime,
-        "user_agent": user_agent.replace("\0", "")[:_MAX_USER_AGENT],
-        "password_fingerprint": otp.keyring.digests("password", password_hash(user))[0],
+        "user_agent": user_agent,
     }
 
 
-def _check_device(otp: OTP, user: Any, device: Any) -> None:
-    key = otp.device_model.user_key(user)
-    if not isinstance(device, otp.device_model) or key is None or device.user_id != key:
+async def complete_row(
+    session: AsyncSession, otp: OTP, user: Any, device: Any | None, row: dict[str, Any]
+) -> None:
+    """Add to a session's row the device, if it may verify the user, and the password's fingerprint.
+
+    Both may be instances that a commit has expired: what decides is read from the database.
+
+    Raises:
+        DeviceRejected: the device is not the user's, not confirmed, or gone.
+    """
+    if device is not None:
+        row["device_id"] = await _accepted_id(session, otp, device, row["user_id"])
+    state = inspect(unwrapped(user), raiseerr=False)
+    if isinstance(state, InstanceState) and state.expired_attributes:
+        user = await session.get(otp.user_model or type(user), row["user_id"])
+    row["password_fingerprint"] = otp.keyring.digests("password", password_hash(user))[0]
+
+
+async def _accepted_id(session: AsyncSession, otp: OTP, device: Any, user_key: Any) -> int:
+    model = otp.device_model
+    identity = inspect(device).identity if isinstance(device, model) else None
+    if identity is None:
         raise DeviceRejected(device, "This device is not the user's.")
-    if not device.confirmed:
+    columns = table_of(model).c
+    query = select(columns.user_id, columns.confirmed).where(columns.id == identity[0])
+    found = (await session.execute(query)).first()
+    if found is None:
+        raise DeviceRejected(device, "This device has gone meanwhile.")
+    if found.user_id != user_key:
+        raise DeviceRejected(device, "This device is not the user's.")
+    if not found.confirmed:
         raise DeviceRejected(device, "This device is not confirmed.")
+    return int(identity[0])
 
 
-async def _write(otp: OTP, work: Any, device: Any | None) -> None:
+def _user_agent(request: Request) -> str:
+    return request.headers.get("user-agent", "").replace("\0", "")[:_MAX_USER_AGENT]
+
+
+async def _write(otp: OTP, work: Callable[[AsyncSession], Awaitable[int]], device: Any) -> int:
     try:
-        await otp.write(work)
+        return await otp.write(work)
     except IntegrityError as exc:
         raise DeviceRejected(device, "The device or its user has gone meanwhile.") from exc
 
@@ -361,23 +395,10 @@ def _enter(
     request: Request,
     verdict: Verdict,
     token: str,
-    user: Any,
     device: Any | None,
+    verified_at: datetime | None,
     scopes: Sequence[str],
 ) -> None:
     request.session[SESSION_KEY] = token
-    verdict.user, verdict.device, verdict.in_row = user, device, True
-    verdict.verified_at = None if device is None else clock.now()
+    verdict.device, verdict.verified_at = device, verified_at
     show(request, verdict, scopes)
-
-
-def show(conn: HTTPConnection, verdict: Verdict, scopes: Sequence[str]) -> None:
-    """Put the verdict where Starlette's users look: `request.user` and `request.auth`."""
-    if verdict.user is not None:
-        conn.scope["user"] = verdict.user = attach(verdict.user, verdict.device)
-    else:
-        conn.scope["user"] = RequestUser(unwrapped(conn.scope["user"]), None)
-    scopes = [scope for scope in scopes if scope != "verified"]
-    # A new object: a backend may hand the same credentials to every request.
-    verified = ["verified"] if verdict.device is not None else []
-    conn.scope["auth"] = AuthCredentials([*scopes, *verified])

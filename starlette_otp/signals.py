@@ -20,9 +20,11 @@ otp_device_added = signal("otp_device_added")
 """The user has a device more that verifies them."""
 otp_device_removed = signal("otp_device_removed")
 """The user has a device less."""
+otp_admin_action = signal("otp_admin_action")
+"""Staff did something to a user on the admin site; receivers get `by` and `action`, too."""
 
 
-async def send(which: NamedSignal, sender: object, *, user: Any, device: Any) -> None:
+async def send(which: NamedSignal, sender: object, *, user: Any, device: Any, **more: Any) -> None:
     """Call the receivers one by one, sync and async alike, as `receiver(otp, user=, device=)`.
 
     One that raises is logged and changes nothing: the verdict is committed already.
@@ -31,7 +33,7 @@ async def send(which: NamedSignal, sender: object, *, user: Any, device: Any) ->
         return
     for receiver in which.receivers_for(sender):
         try:
-            answer = receiver(sender, user=user, device=device)
+            answer = receiver(sender, user=user, device=device, **more)
             if inspect.isawaitable(answer):
                 await answer
         except Exception:

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from threading import BoundedSemaphore
 from typing import TYPE_CHECKING, Any
 
 from pwdlib import PasswordHash
@@ -15,17 +16,22 @@ from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from starlette_otp.devices.owner import is_clean_text, raw_user_key
+from starlette_otp.exceptions import TooBusy
 
 if TYPE_CHECKING:
     from starlette_otp.devices.base import DeviceMixin
 
 MAX_PASSWORD_LENGTH = 1024
 """Characters. Longer passwords are refused before Argon2 spends its time on them."""
-MAX_USERNAME_LENGTH = 150
+MAX_USERNAME_LENGTH = 254
+"""Characters; a mail address fits."""
 
 _hasher = PasswordHash.recommended()
+MAX_WAITING = 32
+"""Log-ins that may wait for Argon2; who comes then is told to come back."""
 # Argon2 takes a core and 64 MiB a call: two at a time, so that a burst of log-ins starves nobody.
 _argon2 = ThreadPoolExecutor(2, thread_name_prefix="argon2")
+_turns = BoundedSemaphore(MAX_WAITING)
 
 
 class UserMixin:
@@ -45,6 +51,10 @@ class UserMixin:
     def is_verified(self) -> bool:
         """Whether a device verified this request's session."""
         return self.otp_device is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A host may keep users for other requests; being verified is this request's alone.
+        return {name: value for name, value in vars(self).items() if name != "otp_device"}
 
     @property
     def is_authenticated(self) -> bool:
@@ -100,13 +110,21 @@ async def authenticate(
 
     Returns:
         The active user with that name and password, or None.
+
+    Raises:
+        TooBusy: too many others wait for their turn.
     """
     if not _is_plausible(password):
         return None
-    known = is_clean_text(username) and len(username) <= MAX_USERNAME_LENGTH
+    known = len(username) <= MAX_USERNAME_LENGTH and is_clean_text(username)
     user = await find_user(username) if known else None
-    loop = asyncio.get_running_loop()
-    fits = await loop.run_in_executor(_argon2, _fits, password, user and user.password_hash)
+    if not _turns.acquire(blocking=False):
+        raise TooBusy()
+    try:
+        loop = asyncio.get_running_loop()
+        fits = await loop.run_in_executor(_argon2, _fits, password, user and user.password_hash)
+    finally:
+        _turns.release()
     return user if fits and user is not None and is_active(user) else None
 
 
@@ -123,7 +141,10 @@ def password_hash(user: object) -> str:
 def _fits(password: str, stored: str | None) -> bool:
     # Nobody's hash is made here even if it is not needed: the first call is slow for everyone.
     nobody = _hash_of_nobody()
-    return check_password(password, stored or nobody) and bool(stored)
+    if stored and _hasher.current_hasher.identify(stored):
+        return check_password(password, stored)
+    check_password(password, nobody)
+    return False
 
 
 @cache
@@ -158,10 +179,12 @@ class RequestUser:
         return cls
 
     def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__:  # being copied: there is no user yet to ask
+            raise AttributeError(name)
         return getattr(self.__wrapped__, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "otp_device":
+        if name in self.__slots__:
             object.__setattr__(self, name, value)
         else:
             setattr(self.__wrapped__, name, value)
@@ -187,15 +210,15 @@ def unwrapped(user: Any) -> Any:
     return user.__wrapped__ if type(user) is RequestUser else user
 
 
-def own(user: Any) -> Any:
-    """Mark a user that OTP loaded for this request alone: attributes may be set on it."""
-    user.__dict__["_otp_own"] = True
-    return user
+def attach(user: Any, device: Any | None, own: bool = False) -> Any:
+    """`user` with `otp_device` and `is_verified()`: itself or a proxy.
 
-
-def attach(user: Any, device: Any | None) -> Any:
-    """`user` with `otp_device` and `is_verified()`: itself if it is OTP's own, else a proxy."""
-    if type(user) is RequestUser or not getattr(user, "__dict__", {}).get("_otp_own"):
+    Args:
+        user: the user.
+        device: what verified them, or None.
+        own: nobody but this request has this object, so attributes may be set on it.
+    """
+    if not own:
         return RequestUser(unwrapped(user), device)
     user.otp_device = device
     for name, value in {

@@ -7,7 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import ARRAY, func, inspect, literal, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import set_committed_value
+
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.static import StaticDeviceMixin, spend
 from starlette_otp.exceptions import SecretUnreadable
 
@@ -63,7 +68,7 @@ async def _check(device: Any, *tokens: str) -> bool:
     return accepted
 
 
-async def ask_all(devices: Sequence[DeviceMixin], token: str) -> Attempt:
+async def ask_all(session: AsyncSession, devices: Sequence[DeviceMixin], token: str) -> Attempt:
     """Put a token to devices in their order, until one accepts.
 
     On success only that device changes; else each that was asked counts one failure. Devices that
@@ -89,10 +94,34 @@ async def ask_all(devices: Sequence[DeviceMixin], token: str) -> Attempt:
             static = []
         if found is not None:
             found.record(True)
+            # On success only that device changes, whatever the others made of the token.
+            for other in asked:
+                if other is not found:
+                    session.expunge(other)
             return Attempt(found)
+    if asked:
+        await _count_failures(session, asked)
+    return Attempt(refusal=None if asked else refusal)
+
+
+async def _count_failures(session: AsyncSession, asked: Sequence[DeviceMixin]) -> None:
+    """Count a failure of each in one UPDATE, where the ORM's flush would send one for each row."""
     for device in asked:
         device.record(False)
-    return Attempt(refusal=None if asked else refusal)
+    model = type(asked[0])
+    table = table_of(model)
+    names = ("id", "throttling_failure_count", "throttling_failure_timestamp")
+    columns = [
+        literal([getattr(device, name) for device in asked], ARRAY(table.c[name].type))
+        for name in names
+    ]
+    counted = func.unnest(*columns).table_valued(*names, name="counted").render_derived()
+    query = update(table).where(table.c.id == counted.c.id)
+    query = query.values({name: counted.c[name] for name in names[1:]})
+    await session.execute(query, bind_arguments={"mapper": inspect(model)})
+    for device in asked:
+        for name in names[1:]:
+            set_committed_value(device, name, getattr(device, name))
 
 
 async def _accepting(

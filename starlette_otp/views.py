@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from starlette.endpoints import HTTPEndpoint
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from starlette_otp._form import BaseForm
+from starlette_otp._form import MAX_BODY, BaseForm
 from starlette_otp._resources import TEMPLATES
 from starlette_otp.decorators import REVERIFY_PARAMETER
 from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
 from starlette_otp.pages import HEADERS, local_url, page, unavailable
-from starlette_otp.sessions import log_in, log_out, login, verdict_of
+from starlette_otp.sessions import log_in, log_out, login
+from starlette_otp.verdict import verdict_of
 
 _MAX_NEXT = 2048
 
@@ -30,6 +32,8 @@ class OTPEndpoint(HTTPEndpoint):
     async def dispatch(self) -> None:
         """Answer the request, or 503."""
         request = Request(self.scope, receive=self.receive)
+        if not self.scope["query_string"].isascii():
+            raise HTTPException(400, "The query has to be ASCII.")
         try:
             if verdict_of(request).away:
                 raise DatabaseUnavailable()
@@ -131,8 +135,8 @@ class LogoutView(OTPEndpoint):
 def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:
     """The routes for a `Mount(..., name="otp")`: login, logout and the stylesheet."""
     return [
-        Route("/login", login_view, name="login"),
-        Route("/logout", LogoutView, name="logout"),
+        Route("/login", login_view, name="login", max_body_size=MAX_BODY),
+        Route("/logout", LogoutView, name="logout", max_body_size=MAX_BODY),
         Mount("/static", StaticFiles(directory=TEMPLATES / "otp" / "static"), name="static"),
     ]
 
@@ -145,7 +149,7 @@ def safe_path(request: Request, url: object) -> str | None:
     """
     if not isinstance(url, str) or len(url) > _MAX_NEXT:
         return None
-    origin = f"{request.url.scheme}://{request.url.netloc}"
+    origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
     if url.startswith(origin + "/"):
         # Starlette's own requires(redirect=) sends the whole URL.
         url = url.removeprefix(origin)

@@ -79,6 +79,13 @@ async def empty_url(server_url: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = create_async_engine(empty_url, pool_size=20)
+    yield engine
+    await engine.dispose()
+
+
+@pytest.fixture
 async def database_url(server_url: str, template: str) -> AsyncIterator[str]:
     """A database with the ready-made tables, of this test's own."""
     name = f"test_{uuid.uuid4().hex}"

@@ -171,8 +171,8 @@ async def test_json_values_that_are_no_texts(
         (b"no", "The body is not JSON."),
         (b"{", "The body is not JSON."),
         (b"\xff\xfe", "The body is not JSON."),
-        (b"[" * 100_000, "The body is not JSON."),
-        (b'{"a":' * 100_000, "The body is not JSON."),
+        (b"[" * 50_000, "The body is not JSON."),
+        (b'{"a":' * 10_000, "The body is not JSON."),
         (b"9" * 10_000, "The body is not JSON."),
         (b"[]", "The body has to be a JSON object."),
         (b'"text"', "The body has to be a JSON object."),
@@ -214,15 +214,17 @@ MULTIPART = "multipart/form-data; boundary=x"
         (FORM, b"\xff\xfe=%ff%00", 200),
         (FORM, b"username=%ed%a0%80", 200),
         (FORM, b"a=1&" * 101, 400),
-        (f"{FORM}; charset=utf-16", b"username=a", 200),
+        (f"{FORM}; charset=utf-16", b"username=a", 400),
         (MULTIPART, b"", 200),
         (MULTIPART, b"garbage", 400),
         (MULTIPART, part(b"\xff\xfe"), 200),
-        (MULTIPART, part(b"a" * 2_000_000), 400),
+        (MULTIPART, part(b"a" * 2_000_000), 413),
         (MULTIPART, part(b"a", b"\xff\x00"), 200),
         (MULTIPART, part(b"a").replace(b"name", b"nom"), 400),
         ("multipart/form-data", b"--x", 400),
-        (f"{MULTIPART}; charset=nonsense", part(b"a"), 200),
+        (f"{MULTIPART}; charset=UTF-8", part(b"a"), 200),
+        (f"{MULTIPART}; charset=nonsense", part(b"a"), 400),
+        (f"{MULTIPART}; charset=punycode", part(b"a"), 400),
         (f"{MULTIPART}; charset=undefined", part(b"a"), 400),
         (f"{MULTIPART}; charset=utf-7", part(b"+2AA-"), 400),
         (f"{MULTIPART}; charset=unicode_escape", part(rb"\ud800"), 400),
@@ -240,7 +242,7 @@ async def test_bodies(
     """A body without our fields is a form that failed; one that does not parse is 400."""
     answer = await raw(stranger, content_type, body)
     assert answer.status_code == status, answer.text
-    assert status == 400 or codes(answer) == ["csrf_failed"]
+    assert status >= 400 or codes(answer) == ["csrf_failed"]
 
 
 async def test_a_form_without_its_fields(stranger: Browser) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from sqlalchemy import func, select
+from sqlalchemy import func, make_url, select
 
 from starlette_otp import OTP, clock
 from starlette_otp.cli import main
@@ -131,7 +131,21 @@ async def test_missing_settings_are_one_sentence(database_url: str) -> None:
     assert (result.exit_code, "Set DATABASE_URL" in result.output) == (1, True)
     result = await run("clearsessions", DATABASE_URL=database_url, SECRET_KEY="short")
     assert (result.exit_code, "32 characters" in result.output) == (1, True)
+    result = await run("clearsessions", DATABASE_URL="sqlite:///x.db", SECRET_KEY=SECRET_KEY)
+    assert (result.exit_code, "has to be a PostgreSQL" in result.output) == (1, True)
     dead = "postgresql://127.0.0.1:9/none"
     for command in ("clearsessions", "migrate"):
         result = await run(command, DATABASE_URL=dead, SECRET_KEY=SECRET_KEY)
         assert (result.exit_code, "can't be reached" in result.output) == (1, True), result.output
+
+
+async def test_missing_tables_are_one_sentence(empty_url: str) -> None:
+    """In a database without the tables the error names the command that builds them, or the
+    option; a database that does not exist is named."""
+    result = await run("clearsessions", DATABASE_URL=empty_url, SECRET_KEY=SECRET_KEY)
+    assert result.exit_code == 1
+    assert 'relation "otp_session" does not exist. Run `starlette-otp migrate`' in result.output
+    assert result.output.count("\n") == 1
+    nowhere = make_url(empty_url).set(database="nowhere").render_as_string(hide_password=False)
+    result = await run("migrate", DATABASE_URL=nowhere)
+    assert (result.exit_code, 'database "nowhere" does not exist' in result.output) == (1, True)

@@ -1,5 +1,7 @@
 """The demo: one command, and a stranger signs in."""
 
+import asyncio
+import os
 import re
 import subprocess
 import tempfile
@@ -9,9 +11,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from starlette_otp.migrations import upgrade
 from tests.demo_process import COMMAND, Demo, demo, free_port
-from tests.support import HTML, csrf_of
+from tests.support import HTML, csrf_of, make_user, reload
 
 
 @pytest.fixture
@@ -91,6 +95,46 @@ def test_database_url_takes_another_server(folder: Path, empty_url: str) -> None
     with demo(folder / "data", "--reset", env=env) as again, client(again) as browser:
         assert sign_in(browser, again, again.static_tokens[0]).status_code == 303
         assert sign_in(browser, again, running.static_tokens[1]).status_code == 200
+
+
+def fails(*options: str, env: dict[str, str] | None = None) -> str:
+    """What a demo says that does not start."""
+    shown = subprocess.run(
+        [*COMMAND, *options], capture_output=True, text=True, env=os.environ | (env or {})
+    )
+    assert (shown.returncode, shown.stderr.count("\n")) == (1, 1), shown.stderr
+    return shown.stderr
+
+
+async def test_it_leaves_somebody_elses_user_alone(folder: Path, empty_engine: AsyncEngine) -> None:
+    """In a database with an alice of its own the demo stops, with --reset too, and changes
+    nothing of hers."""
+    url = empty_engine.url.render_as_string(hide_password=False)
+    await asyncio.to_thread(upgrade, url)
+    sessions = async_sessionmaker(empty_engine, expire_on_commit=False)
+    alice = await make_user(sessions, "alice")
+    env = {"DATABASE_URL": url}
+    for options in ([], ["--reset"]):
+        data = ["--data", str(folder / "data"), "--port", str(free_port())]
+        said = await asyncio.to_thread(fails, *data, *options, env=env)
+        assert "a user alice that this demo did not make" in said
+    stored = await reload(sessions, alice)
+    assert (stored.password_hash, stored.is_staff) == (alice.password_hash, False)
+
+
+def test_an_interrupted_first_start_is_forgotten(folder: Path) -> None:
+    """A half-made database folder of a first start that was stopped is made anew."""
+    half = folder / "data" / "postgres"
+    half.mkdir(parents=True)
+    (half / "pg_wal").mkdir()
+    with demo(folder / "data") as running:
+        assert running.static_tokens
+
+
+def test_a_folder_with_a_space_is_refused(folder: Path) -> None:
+    """PostgreSQL's control program can't take such a folder; the demo says what can be done."""
+    said = fails("--data", str(folder / "a b"), "--port", str(free_port()))
+    assert "a space in its name" in said
 
 
 def test_what_goes_wrong_is_one_sentence(folder: Path) -> None:

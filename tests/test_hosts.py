@@ -1,14 +1,14 @@
 """Applications that bring their own users and their own tables."""
 
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from sqlalchemy import String, text
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -51,13 +51,6 @@ class Application:
 
     def key(self, user: Any) -> Any:
         return self.models.Device.user_key(user)
-
-
-@pytest.fixture
-async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
-    engine = create_async_engine(empty_url)
-    yield engine
-    await engine.dispose()
 
 
 @pytest.fixture(params=[hosts.int_users, hosts.uuid_users, None], ids=["int", "uuid", "opaque"])
@@ -328,3 +321,11 @@ def test_an_opaque_identity_is_compared_as_text(identity: Any, key: str | None) 
     """A number or a UUID as identity is the text that the column holds; True is nobody's."""
     device = make_host(None).Device
     assert device.user_key(SimpleNamespace(identity=identity)) == key
+
+
+def test_two_hosts_tables_share_no_constraint() -> None:
+    """Importing the ready-made models, or another host's, renames nothing of a host's own."""
+    tables = [make_host().StaticToken.__table__ for _ in range(2)]
+    constraints = [{id(c) for c in table.constraints} for table in tables]
+    assert not constraints[0] & constraints[1]
+    assert all(constraint.table is table for table in tables for constraint in table.constraints)

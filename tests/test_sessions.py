@@ -20,6 +20,7 @@ from tests.support import (
     make_app,
     make_static,
     make_totp,
+    make_user,
     shown,
     verified_by,
 )
@@ -192,11 +193,14 @@ async def test_only_somebody_logs_in(otp: OTP, alice: User) -> None:
 
 
 async def unconfirm(sessions: Sessions, device: Any) -> None:
-    device.confirmed = False
+    async with sessions.begin() as session:
+        await session.execute(update(TOTPDevice).values(confirmed=False))
 
 
 async def give_away(sessions: Sessions, device: Any) -> None:
-    device.user_id += 1
+    heir = await make_user(sessions, "heir")
+    async with sessions.begin() as session:
+        await session.execute(update(TOTPDevice).values(user_id=heir.id))
 
 
 async def remove(sessions: Sessions, device: Any) -> None:

@@ -95,6 +95,7 @@ def signed(value: object) -> str:
         signed("A" * 42 + "\n"),
         signed("A" * 43)[:-1] + "!",
     ],
+    ids=range(12),
 )
 async def test_no_session_costs_no_statement(
     otp: OTP, engine: AsyncEngine, cookie: str | None

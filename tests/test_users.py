@@ -8,7 +8,7 @@ from starlette.authentication import SimpleUser
 
 from starlette_otp import OTP, users
 from starlette_otp.models import User
-from starlette_otp.users import attach, own, unwrapped
+from starlette_otp.users import attach, unwrapped
 from tests.support import PASSWORD, Sessions, make_user, password_hash
 
 IMPLAUSIBLE = ["", "x" * 1025, "nul\0", "lone \ud800"]
@@ -158,8 +158,8 @@ def test_the_proxy_behaves_as_the_user() -> None:
 
 def test_otps_own_user_carries_its_device_itself() -> None:
     """An instance that OTP loaded for this request alone is given the attributes directly."""
-    user, device = own(User(username="alice")), object()
-    assert attach(user, device) is user
+    user, device = User(username="alice"), object()
+    assert attach(user, device, own=True) is user
     assert (user.otp_device, user.is_verified()) == (device, True)
     assert type(user) is User
-    assert attach(user, None).is_verified() is False
+    assert attach(user, None, own=True).is_verified() is False

@@ -16,7 +16,7 @@ def upgrade() -> None:
     op.create_table(
         "otp_user",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),
-        sa.Column("username", sa.String(length=150), nullable=False),
+        sa.Column("username", sa.String(length=254), nullable=False),
         sa.Column("email", sa.String(length=254), server_default="", nullable=False),
         sa.Column("password_hash", sa.String(length=255), server_default="", nullable=False),
         sa.Column("is_active", sa.Boolean(), server_default="true", nullable=False),

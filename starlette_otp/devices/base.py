@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import re
-import secrets
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self, TypeVar
 
 from jinja2 import Environment
 from sqlalchemy import (
     BigInteger,
-    Connection,
     Identity,
     Select,
     String,
-    Text,
-    event,
     false,
     inspect,
     select,
@@ -30,7 +26,6 @@ from sqlalchemy.orm import (
     mapped_column,
     selectinload,
 )
-from sqlalchemy.orm.attributes import get_history
 
 from starlette_otp.devices.owner import convert_key, raw_user_key, table_of, user_id_column
 from starlette_otp.devices.policies import (
@@ -39,21 +34,14 @@ from starlette_otp.devices.policies import (
     ThrottlingMixin,
     TimestampMixin,
 )
-from starlette_otp.exceptions import ConfigurationError, SecretUnreadable, TransactionRequired
-from starlette_otp.keyring import Keyring
-from starlette_otp.oath import MIN_SECRET_BYTES, SECRET_BYTES
+from starlette_otp.devices.sealing import SealedSecretMixin
+from starlette_otp.exceptions import ConfigurationError, TransactionRequired
 
 _PERSISTENT_ID = re.compile(r"([a-z][a-z0-9_.-]{0,31})/([1-9][0-9]{0,17})", re.ASCII)
 _Row = TypeVar("_Row", bound="DeviceMixin")
 
 
-class _Unsealed(str):
-    """Stands in `sealed_secret` for a secret that a flush will seal; never written, it is empty."""
-
-    secret: bytes
-
-
-class DeviceMixin(ThrottlingMixin, TimestampMixin):
+class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     """A device: a row that can verify tokens. The host puts this on its own DeclarativeBase.
 
     The host sets `__user_model__` to its user class, or declares `user_id: Mapped[str]` itself
@@ -69,7 +57,6 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
     __kind_defaults__: ClassVar[Mapping[str, Any]] = {}
     """What a new device of this kind starts with. Kinds share columns, so these can't be defaults
     of the columns: the second kind would get the first one's."""
-    __keyring__: ClassVar[Keyring | None] = None
     __environment__: ClassVar[Environment | None] = None
     __session_model__: ClassVar[type[Any] | None] = None
     __static_token_model__: ClassVar[type[Any] | None] = None
@@ -78,7 +65,6 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
     kind: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(64), default="", server_default="")
     confirmed: Mapped[bool] = mapped_column(default=True, server_default="true")
-    sealed_secret: Mapped[str | None] = mapped_column(Text)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         is_kind = has_inherited_table(cls) and not vars(cls).get("__abstract__")
@@ -191,70 +177,9 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         return object.__hash__(self) if identity is None else hash((type(self), identity))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {inspect(self).identity}>"
-
-    # The secret.
-
-    @property
-    def secret(self) -> bytes:
-        """The secret: 16 bytes or more, 20 random ones unless set; encrypted in the row.
-
-        Raises:
-            ValueError: a short secret was set.
-            ConfigurationError: no OTP has been made over this model, so there are no keys.
-            SecretUnreadable: the row's secret does not decrypt.
-        """
-        if self.sealed_secret is None and not inspect(self).has_identity:
-            self.secret = secrets.token_bytes(SECRET_BYTES)
-        sealed = self.sealed_secret
-        return sealed.secret if isinstance(sealed, _Unsealed) else self._unseal(self.user_id)
-
-    @secret.setter
-    def secret(self, value: bytes) -> None:
-        if not isinstance(value, bytes) or len(value) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
-            raise ValueError(f"A secret is {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6).")
-        # In the mapped attribute, so that a flush sees it change and a rollback takes it back.
-        self.sealed_secret = _Unsealed()
-        self.sealed_secret.secret = value
-
-    @classmethod
-    def _owner(cls, user_id: Any) -> str:
-        # A UUID may have been given as a text of another spelling than its row's.
-        key = convert_key(user_id, table_of(cls).c.user_id)
-        return str(user_id if key is None else key)
-
-    def _unseal(self, user_id: Any) -> bytes:
-        sealed = self.sealed_secret or ""
-        plain = self.keyring().open(sealed, kind=self.kind, owner=self._owner(user_id))
-        if plain is None:
-            raise SecretUnreadable(self.persistent_id)
-        return plain
-
-    def _seal(self, connection: Connection | None = None) -> None:
-        """Encrypt a secret that was set, or that has to name a new owner."""
-        sealed = self.sealed_secret
-        if isinstance(sealed, _Unsealed):
-            plain = sealed.secret
-        else:
-            owners = get_history(self, "user_id")
-            if connection is None or not sealed or not owners.added:
-                return
-            # An instance that had expired does not know whose it was.
-            table = table_of(type(self))
-            query = select(table.c.user_id).where(table.c.id == self.id)
-            plain = self._unseal((owners.deleted or [connection.scalar(query)])[0])
-        self.sealed_secret = self.keyring().seal(
-            plain, kind=self.kind, owner=self._owner(self.user_id)
-        )
-
-    @classmethod
-    def keyring(cls) -> Keyring:
-        """The keys that OTP handed to this model."""
-        if cls.__keyring__ is None:
-            raise ConfigurationError(
-                f"{cls.__name__} has no keys: make an OTP(...) over its device model first."
-            )
-        return cls.__keyring__
+        identity = inspect(self).identity
+        number = "unsaved" if identity is None else identity[0]
+        return f"<{type(self).__name__} {self.__kind__}/{number}>"
 
     @classmethod
     def environment(cls) -> Environment:
@@ -355,18 +280,6 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin):
         if message is not None and isinstance(self, CooldownMixin):
             self.cooldown_set()
         return message
-
-
-@event.listens_for(DeviceMixin, "before_insert", propagate=True)
-def _seal_new(mapper: object, connection: object, device: DeviceMixin) -> None:
-    if device.sealed_secret is None:
-        _ = device.secret  # draws one
-    device._seal()
-
-
-@event.listens_for(DeviceMixin, "before_update", propagate=True)
-def _seal_changed(mapper: object, connection: Connection, device: DeviceMixin) -> None:
-    device._seal(connection)
 
 
 def parse_persistent_id(persistent_id: object) -> tuple[str, int]:

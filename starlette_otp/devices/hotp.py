@@ -31,7 +31,8 @@ class HOTPDeviceMixin(OTPAuthMixin):
 
     @validates("counter")
     def _validate_counter(self, name: str, value: Any) -> Any:
-        if value not in range(_LAST + 1):
+        # `in range` would walk through all of it for anything but an int.
+        if not isinstance(value, int) or not 0 <= value <= _LAST:
             raise ValueError("counter is 0 to 2^63 - 1.")
         return value
 

@@ -43,12 +43,11 @@ class SideChannelDeviceMixin(CooldownMixin, DeviceMixin):
         token = str(secrets.randbelow(10**TOKEN_DIGITS)).zfill(TOKEN_DIGITS)
         self.token_digest = self.keyring().digests(self._purpose, token)[0]
         self.valid_until = clock.now() + timedelta(seconds=self.token_validity)
-        self.cooldown_set()
         self.delivery["token"] = token
         return self.challenge_message
 
     async def check_token(self, token: str) -> bool:
-        """Accept the token that is out, once; a success ends the cooldown, too."""
+        """Accept the token that is out, once."""
         digits = oath.canonical_digits(token, TOKEN_DIGITS)
         if digits is None or not self._is_out:
             return False
@@ -64,7 +63,6 @@ class SideChannelDeviceMixin(CooldownMixin, DeviceMixin):
 
     def _forget_token(self) -> None:
         self.token_digest = self.valid_until = None
-        self.cooldown_reset()
 
     @property
     def _is_out(self) -> bool:

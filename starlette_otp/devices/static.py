@@ -124,12 +124,15 @@ class StaticDeviceMixin(DeviceMixin):
         session, tokens = self._session(), self._tokens()
         if not inspect(self).has_identity:
             await session.flush()
+        # Of two at once the second takes back the tokens of the first, instead of adding to them.
+        table = table_of(type(self))
+        await session.execute(select(table.c.id).where(table.c.id == self.id).with_for_update())
         await session.execute(delete(tokens).where(tokens.device_id == self.id))
         self.token_shape = TokenShape.MADE
         made = [make_token() for _ in range(n)]
         if made:
             rows = [{"device_id": self.id, "digest": self.digests(token)[0]} for token in made]
-            await session.execute(insert(tokens).values(rows))
+            await session.execute(insert(tokens), rows)
         return made
 
     def digests(self, token: str) -> list[str]:
@@ -162,10 +165,15 @@ class StaticTokenMixin:
 
     __device_model__: ClassVar[type[DeviceMixin]]
     __tablename__ = "otp_static_token"
-    __table_args__ = (UniqueConstraint("device_id", "digest"),)
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[UniqueConstraint]:
+        # Made anew for each class: two hosts' tables can't share one constraint.
+        return (UniqueConstraint("device_id", "digest"),)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -1,0 +1,25 @@
+"""The admin site that asks for a token, on sqladmin (extra `admin`)."""
+
+try:
+    import segno as _segno
+    import sqladmin as _sqladmin
+except ImportError as exc:
+    raise ImportError(
+        f"starlette_otp.admin needs {exc.name}: pip install 'starlette-otp[admin]'",
+        name=exc.name,
+    ) from None
+
+from starlette_otp.admin.login import OTPAdminAuthenticationForm, OTPAdminLoginView
+from starlette_otp.admin.site import OTPAdmin
+from starlette_otp.admin.views import DeviceAdmin, StaticDeviceAdmin, UserAdmin
+
+__all__ = [
+    "DeviceAdmin",
+    "OTPAdmin",
+    "OTPAdminAuthenticationForm",
+    "OTPAdminLoginView",
+    "StaticDeviceAdmin",
+    "UserAdmin",
+]
+
+del _segno, _sqladmin

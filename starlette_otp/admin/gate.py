@@ -1,0 +1,215 @@
+"""The gate: nothing behind it answers who may not enter, and nothing changes without a token."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, Protocol
+from urllib.parse import quote, urlencode
+
+from sqladmin.templating import Jinja2Templates
+from starlette.applications import Starlette
+from starlette.datastructures import ImmutableMultiDict, MutableHeaders, URLPath
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from starlette_otp.exceptions import is_away
+from starlette_otp.forms import LogoutForm
+from starlette_otp.pages import HEADERS, accepts_html, unavailable
+from starlette_otp.verdict import verdict_of
+
+CSRF_HEADER = "x-csrf-token"
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_STATICS = ("/static/", "/statics/")
+_OWN_DOORS = ("/login", "/logout")
+"""They let everybody in, and their forms check the token themselves."""
+
+
+class Site(Protocol):
+    """What the gate asks of OTPAdmin."""
+
+    admin: Starlette
+    templates: Jinja2Templates
+    max_body_size: int
+
+    def has_permission(self, request: Request) -> Any:
+        """Whether this request may use the site."""
+
+
+class Gate:
+    """Stands before the whole of an admin site, whatever routes it has.
+
+    Args:
+        app: the site's ASGI app.
+        site: the OTPAdmin.
+    """
+
+    def __init__(self, app: ASGIApp, site: Site) -> None:
+        self.app = app
+        self.site = site
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        """The site's, for a host's `url_for`."""
+        return self.site.admin.routes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._websocket(scope, receive, send)
+            return
+        scope["router"] = _Names(scope, self.site.admin)
+        request = Request(scope, receive)
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path.startswith(_STATICS) and request.method in SAFE_METHODS:
+            await self.app(scope, receive, send)
+            return
+        try:
+            refusal, receive = await self._check(request, path, receive)
+        except Exception as exc:
+            if not is_away(exc):
+                raise
+            refusal = unavailable(request)
+        if refusal is not None:
+            await refusal(scope, receive, send)
+        else:
+            await self.app(scope, receive, _private(send))
+
+    async def _check(
+        self, request: Request, path: str, receive: Receive
+    ) -> tuple[Response | None, Receive]:
+        if verdict_of(request).away:
+            return unavailable(request), receive
+        if path in _OWN_DOORS:
+            return None, receive
+        if not await allows(self.site, request):
+            return _refused(request), receive
+        if request.method in SAFE_METHODS:
+            return None, receive
+        body = await _body(request, self.site.max_body_size)
+        if body is None:
+            return await self._error(request, 413, "The request is too large."), receive
+        if not await _is_ours(request, body):
+            messages = LogoutForm(request).messages()
+            return await self._error(request, 403, messages["csrf_failed"]), receive
+        return None, _replay(body, receive)
+
+    async def _error(self, request: Request, status_code: int, message: str) -> Response:
+        if not accepts_html(request):
+            return JSONResponse({"detail": message}, status_code, HEADERS)
+        context = {"status_code": status_code, "message": message}
+        response = await self.site.templates.TemplateResponse(
+            request, "sqladmin/error.html", context, status_code
+        )
+        response.headers.update(HEADERS)
+        return response
+
+    async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        websocket = WebSocket(scope, receive, send)
+        if verdict_of(websocket).away:
+            await websocket.close(1013)
+        elif await allows(self.site, websocket):
+            await self.app(scope, receive, send)
+        else:
+            await websocket.close(1008)
+
+
+async def allows(site: Site, request: Any) -> bool:
+    """What the site's `has_permission` says, sync or async."""
+    answer = site.has_permission(request)
+    return bool(await answer if inspect.isawaitable(answer) else answer)
+
+
+class _Names:
+    """Finds the names that sqladmin gives its routes, wherever the site is mounted, as what.
+
+    sqladmin's templates ask for "admin:..." at the outermost router.
+    """
+
+    def __init__(self, scope: Scope, admin: Starlette) -> None:
+        folder = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))
+        self._mount = Mount(folder, routes=admin.routes, name="admin")
+        self._outer = scope.get("router") or scope.get("app")
+
+    def url_path_for(self, name: str, /, **path_params: Any) -> URLPath:
+        if name.startswith("admin:") or self._outer is None:
+            return self._mount.url_path_for(name, **path_params)
+        path: URLPath = self._outer.url_path_for(name, **path_params)
+        return path
+
+
+def _refused(request: Request) -> Response:
+    """The log-in for browsers, 401 or 403 for programs."""
+    verdict = verdict_of(request)
+    if not accepts_html(request):
+        known = verdict.user is not None
+        body = {"detail": "This site is for verified staff.", "code": "not_permitted"}
+        return JSONResponse(body, 403 if known else 401, {**HEADERS, "Vary": "Accept"})
+    folder = quote(request.scope.get("root_path", ""))
+    back = f"{folder}/"
+    if request.method in ("GET", "HEAD"):
+        back = quote(request.scope["path"]) + (f"?{request.url.query}" if request.url.query else "")
+    url = f"{folder}/login?{urlencode({'next': back})}"
+    return RedirectResponse(url, 303, {**HEADERS, "Vary": "Accept"})
+
+
+async def _body(request: Request, limit: int) -> bytes | None:
+    """The whole body, or None if it is longer than `limit`."""
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+async def _is_ours(request: Request, body: bytes) -> bool:
+    """Whether one of our pages sent this: by its header, else by its form's field."""
+    token = request.headers.get(CSRF_HEADER)
+    if token is None:
+        token = await _field(request.scope, body)
+    form = LogoutForm(request, formdata=ImmutableMultiDict({"csrf_token": token}))
+    return await form.validate()
+
+
+async def _field(scope: Scope, body: bytes) -> str:
+    try:
+        async with Request(scope, _replay(body)).form() as form:
+            token = form.get("csrf_token")
+    except (HTTPException, MultiPartException, UnicodeError):
+        return ""
+    return token if isinstance(token, str) else ""
+
+
+def _replay(body: bytes, then: Receive | None = None) -> Receive:
+    """A channel that gives a body that was read already, and then what comes after it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        return await then() if then is not None else {"type": "http.disconnect"}
+
+    return receive
+
+
+def _private(send: Send) -> Send:
+    """Every page of the site is for one person: never stored, never framed."""
+
+    async def send_private(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).update(HEADERS)
+        await send(message)
+
+    return send_private
+
+
+def csrf_token(request: Request) -> str:
+    """The token for the forms and scripts of this request's page."""
+    token: str = LogoutForm(request).csrf_token.current_token
+    return token

@@ -1,0 +1,97 @@
+"""The site's door: its log-in form, for staff alone, and log-out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from starlette_otp._form import BaseForm
+from starlette_otp.admin.gate import allows
+from starlette_otp.decorators import REVERIFY_PARAMETER
+from starlette_otp.forms import LogoutForm, OTPAuthenticationForm
+from starlette_otp.pages import HEADERS, page
+from starlette_otp.users import is_active
+from starlette_otp.verdict import verdict_of
+from starlette_otp.views import LoginView, LogoutView, safe_path
+
+if TYPE_CHECKING:
+    from starlette_otp.admin.site import OTPAdmin
+
+
+def is_staff(user: Any) -> bool:
+    """Whether the user is active and staff; one without `is_staff` is not."""
+    return user is not None and is_active(user) and bool(getattr(user, "is_staff", False))
+
+
+class OTPAdminAuthenticationForm(OTPAuthenticationForm):
+    """Name, password and token of an active member of staff.
+
+    Anyone else is refused before a token is asked for or a session begun.
+    """
+
+    error_messages: ClassVar[Mapping[str, str]] = {
+        "not_staff": "This account may not use this site.",
+    }
+
+    def may_enter(self, user: Any) -> bool:
+        """Whether this user's token is worth asking for."""
+        return is_staff(user)
+
+    async def authenticate(self) -> Any | None:
+        """The user of the typed credentials or of the ticket, if they are staff."""
+        user = await super().authenticate()
+        if user is not None and not self.may_enter(user):
+            self.add_error("not_staff")
+            return None
+        return user
+
+
+class OTPAdminLoginView(LoginView):
+    """The site's log-in; `site` is its OTPAdmin.
+
+    Staff who are authenticated already meet the token alone, all others the whole form.
+    """
+
+    site: ClassVar[OTPAdmin]
+    authentication_form: ClassVar[type[BaseForm]] = OTPAdminAuthenticationForm
+
+    async def get(self, request: Request) -> Response:
+        """The form; who may enter already is sent on."""
+        again = request.query_params.get(REVERIFY_PARAMETER)
+        if not again and await allows(self.site, request):
+            return RedirectResponse(await self.next_url(request), 303, HEADERS)
+        return await super().get(request)
+
+    async def make_form(self, request: Request) -> BaseForm:
+        """The form for who asks."""
+        user = verdict_of(request).user
+        if user is not None and not is_staff(user):
+            return await self.authentication_form.from_formdata(request)
+        return await super().make_form(request)
+
+    async def next_url(self, request: Request) -> str:
+        """Where to go after success: `next` if it stays here, else the site's first page."""
+        wanted = request.query_params.get(self.redirect_field_name)
+        return safe_path(request, wanted) or f"{request.scope.get('root_path', '')}/"
+
+    def render(self, request: Request, form: Any) -> Response:
+        """The page with the form."""
+        context = {
+            "form": form,
+            "stage": self.stage(form),
+            "logout_form": LogoutForm(request),
+            "site": self.site,
+            "signed_in": verdict_of(request).user,
+        }
+        return page(request, self.template_name, context)
+
+
+class OTPAdminLogoutView(LogoutView):
+    """Log out of the application, by POST with a CSRF token, and come back to the log-in."""
+
+    async def next_url(self, request: Request) -> str:
+        """The site's log-in."""
+        return f"{request.scope.get('root_path', '')}/login"

@@ -1,0 +1,277 @@
+"""The lists and details of devices and users: they show what is named here, and change nothing."""
+
+from __future__ import annotations
+
+import types
+from datetime import datetime
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+from markupsafe import Markup
+from sqladmin import ModelView
+from sqladmin.filters import BooleanFilter
+from sqladmin.pagination import Pagination
+from sqlalchemy import ColumnElement, Select, false, func, inspect, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from starlette_otp.admin.filters import MomentFilter
+from starlette_otp.admin.people import People
+from starlette_otp.devices.owner import convert_key, is_clean_text, table_of
+from starlette_otp.verdict import verdict_of
+
+USERS = "otp-users"
+"""The identity of the users' view."""
+NONE = "\N{EN DASH}"
+"""What stands for no moment."""
+_V = TypeVar("_V", bound="OTPView")
+
+
+def moment(row: Any, name: str) -> str:
+    """A column's moment as text, in UTC."""
+    value = getattr(row, name)
+    return f"{value:%Y-%m-%d %H:%M} UTC" if isinstance(value, datetime) else NONE
+
+
+def lock(row: Any, name: str) -> str:
+    """Until when a device does not verify."""
+    if row.is_stopped:
+        return "until it is reset"
+    until = row.locked_until
+    return f"{until:%Y-%m-%d %H:%M:%S} UTC" if until is not None else NONE
+
+
+def owner(row: Any, name: str, request: Request) -> Any:
+    """The user's name, leading to them."""
+    key = getattr(row, name)
+    text = row.__dict__.get("otp_owner", key)
+    if verdict_of(request).otp.user_model is None:
+        return text
+    url = request.url_for("admin:details", identity=USERS, pk=str(key))
+    return Markup('<a href="{}">{}</a>').format(url.path, text)
+
+
+def person(row: Any, name: str, request: Request) -> Any:
+    """A user's name, leading to them."""
+    url = request.url_for("admin:details", identity=USERS, pk=str(inspect(row).identity[0]))
+    return Markup('<a href="{}">{}</a>').format(url.path, getattr(row, name))
+
+
+class OTPView(ModelView):
+    """What our views share: shown columns are named one by one, and changes are our own pages."""
+
+    can_create = can_edit = can_delete = can_import = False
+    model: ClassVar[Any]
+    people: ClassVar[People]
+    list_template = "otp/admin/list.html"
+    details_template = "otp/admin/details.html"
+    search_auto_submit = False
+    use_pretty_export = True
+    addable: ClassVar[bool] = False
+
+    def search_query(self, stmt: Select[Any], term: str) -> Select[Any]:
+        """The rows that a search finds."""
+        return stmt.where(self.found_by(term))
+
+    def found_by(self, term: str) -> ColumnElement[bool]:
+        """A view's own: which rows a search finds."""
+        return false()
+
+    async def get_object_for_details(self, request: Request) -> Any:
+        """The row, or None for any garbage."""
+        key = convert_key(request.path_params["pk"], self.pk_columns[0])
+        if key is None:
+            return None
+        query: Select[Any] = select(self.model).where(self.pk_columns[0] == key)
+        rows = await self.with_more(await self._run_query(query))
+        return rows[0] if rows else None
+
+    async def list(self, request: Request) -> Pagination:
+        """One page of rows."""
+        page: Pagination = await super().list(request)
+        page.rows = await self.with_more(page.rows)
+        return page
+
+    async def get_model_objects(self, request: Request, limit: int | None = 0) -> Any:
+        """The rows for an export."""
+        return await self.with_more(await super().get_model_objects(request, limit))
+
+    async def with_more(self, rows: Any) -> Any:
+        """A view's own: put what the columns need into the rows."""
+        return rows
+
+    async def custom_export_cell(self, row: Any, name: str, value: Any) -> str:
+        """A cell of an export to CSV; a text is never a formula for a spreadsheet (CWE-1236)."""
+        text = "" if value is None else str(value)
+        is_formula = isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{text}" if is_formula else text
+
+    async def get_object_filepath(self, identifier: str, column_name: str) -> Path:
+        """Nothing of ours is a file."""
+        raise HTTPException(404)
+
+    def _build_url_for(self, name: str, request: Request, obj: Any) -> Any:
+        return request.url_for(name, identity=self.identity, pk=str(inspect(obj).identity[0]))
+
+
+class DeviceAdmin(OTPView):
+    """The devices of one kind."""
+
+    name_plural: ClassVar[str]
+    category = "Devices"
+    category_icon = "fa-solid fa-key"
+    column_list = [
+        "user_id",
+        "name",
+        "kind",
+        "confirmed",
+        "created_at",
+        "last_used_at",
+        "throttling_failure_count",
+        "locked_until",
+    ]
+    more_details: ClassVar[tuple[str, ...]] = (
+        "digits",
+        "algorithm",
+        "step",
+        "tolerance",
+        "drift",
+        "counter",
+        "email",
+    )
+    """What else is shown of a device, as far as its kind has it; never a secret."""
+    column_labels: ClassVar[dict[Any, str]] = {
+        "id": "Id",
+        "user_id": "User",
+        "otp_owner": "Username",
+        "name": "Name",
+        "kind": "Kind",
+        "confirmed": "Confirmed",
+        "created_at": "Created",
+        "last_used_at": "Last used",
+        "throttling_failure_count": "Failures",
+        "locked_until": "Locked",
+        "token_count": "Tokens left",
+    } | {name: name.capitalize() for name in more_details}
+    column_formatters = {
+        "user_id": owner,
+        "created_at": moment,
+        "last_used_at": moment,
+        "locked_until": lock,
+    }
+    column_formatters_detail = column_formatters
+    column_searchable_list = ["name"]
+    column_sortable_list = ["name", "created_at", "last_used_at", "throttling_failure_count"]
+    column_default_sort = ("id", True)
+    column_filters: ClassVar[list[Any]] = [
+        BooleanFilter("confirmed", "Confirmed"),
+        MomentFilter("created_at", "Created"),
+        MomentFilter("last_used_at", "Last used", never=True),
+    ]
+
+    def search_placeholder(self) -> str:
+        """What a search looks into."""
+        return "username, email or name of the device"
+
+    def found_by(self, term: str) -> ColumnElement[bool]:
+        """The devices of users, or with names, like the term."""
+        if not is_clean_text(term):
+            return false()
+        mine = self.people.owned_by(self.model.user_id, term)
+        return or_(mine, self.model.name.icontains(term, autoescape=True))
+
+    async def with_more(self, rows: Any) -> Any:
+        """Put the owners' names into the rows."""
+        names = await self.people.names(row.user_id for row in rows)
+        for row in rows:
+            row.__dict__["otp_owner"] = names.get(row.user_id, str(row.user_id))
+        return rows
+
+
+class StaticDeviceAdmin(DeviceAdmin):
+    """Static devices, with the number of tokens each has left."""
+
+    column_list = [*DeviceAdmin.column_list, "token_count"]
+
+    async def with_more(self, rows: Any) -> Any:
+        """Put the numbers of tokens into the rows."""
+        rows = await super().with_more(rows)
+        tokens = self.model.__static_token_model__
+        query = (
+            select(tokens.device_id, func.count())
+            .where(tokens.device_id.in_([row.id for row in rows]))
+            .group_by(tokens.device_id)
+        )
+
+        async def work(session: AsyncSession) -> dict[int, int]:
+            return {row[0]: row[1] for row in await session.execute(query)}
+
+        counts = await self.people.otp.read(work)
+        for row in rows:
+            row.__dict__["token_count"] = counts.get(row.id, 0)
+        return rows
+
+
+class UserAdmin(OTPView):
+    """The users, to find one and see their devices."""
+
+    name = "User"
+    name_plural = "Users"
+    icon = "fa-solid fa-users"
+    details_template = "otp/admin/user.html"
+    shown: ClassVar[tuple[str, ...]] = ("username", "email", "is_active", "is_staff")
+    """What is shown of a user, as far as the model has it; never a password's hash."""
+    column_labels = {
+        "username": "Username",
+        "email": "Email",
+        "is_active": "Active",
+        "is_staff": "Staff",
+    }
+    column_formatters = {"username": person}
+    column_searchable_list = ["username", "email"]
+
+    def search_placeholder(self) -> str:
+        """What a search looks into."""
+        return "username or email"
+
+    def found_by(self, term: str) -> ColumnElement[bool]:
+        """The users who are named like the term."""
+        return self.people.matching(term)
+
+    async def details_context(self, request: Request) -> dict[str, Any]:
+        """The user's devices and the number of their sessions."""
+        otp = self.people.otp
+        key = convert_key(request.path_params["pk"], table_of(otp.device_model).c.user_id)
+        devices = otp.device_model
+        query = select(devices).where(devices.user_id == key, devices.kind.in_(devices.kinds()))
+        sessions = otp.session_model
+        count = select(func.count()).where(sessions.user_id == key)
+
+        async def work(session: AsyncSession) -> tuple[Any, int]:
+            found = list(await session.scalars(query.order_by(devices.id)))
+            return found, await session.scalar(count) or 0
+
+        found, number = await otp.read(work)
+        return {
+            "devices": found,
+            "session_count": number,
+            "moment": moment,
+            "lock": lock,
+            "label": self.people.label,
+        }
+
+
+def view_of(base: type[_V], model: type[Any], **attributes: Any) -> type[_V]:
+    """A view of `model`, made of one of the classes above."""
+    identity = attributes.pop("identity")
+    made: Any = types.new_class(
+        f"{model.__name__}Admin",
+        (base,),
+        {"model": model},
+        lambda namespace: namespace.update(attributes),
+    )
+    # The metaclass takes the model's name, which the host's own view of it has, too.
+    made.identity = identity
+    view: type[_V] = made
+    return view

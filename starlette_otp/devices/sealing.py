@@ -1,0 +1,107 @@
+"""A device's secret: readable in Python, encrypted in its row, for its owner and kind alone."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import Connection, Text, event, inspect, select
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm.attributes import get_history
+
+from starlette_otp.devices.owner import convert_key, table_of
+from starlette_otp.exceptions import ConfigurationError, SecretUnreadable
+from starlette_otp.keyring import Keyring
+from starlette_otp.oath import MIN_SECRET_BYTES, SECRET_BYTES
+
+
+class _Unsealed(str):
+    """Stands in `sealed_secret` for a secret that a flush will seal; never written, it is empty."""
+
+    secret: bytes
+
+
+class SealedSecretMixin:
+    """The secret of a device, whose columns `id`, `kind` and `user_id` say whose it is."""
+
+    __keyring__: ClassVar[Keyring | None] = None
+
+    if TYPE_CHECKING:
+        id: Any
+        kind: Any
+        user_id: Any
+
+    sealed_secret: Mapped[str | None] = mapped_column(Text)
+
+    @property
+    def secret(self) -> bytes:
+        """The secret: 16 bytes or more, 20 random ones unless set; encrypted in the row.
+
+        Raises:
+            ValueError: a short secret was set.
+            ConfigurationError: no OTP has been made over this model, so there are no keys.
+            SecretUnreadable: the row's secret does not decrypt.
+        """
+        if self.sealed_secret is None and not inspect(self).has_identity:
+            self.secret = secrets.token_bytes(SECRET_BYTES)
+        sealed = self.sealed_secret
+        return sealed.secret if isinstance(sealed, _Unsealed) else self._unseal(self.user_id)
+
+    @secret.setter
+    def secret(self, value: bytes) -> None:
+        if not isinstance(value, bytes) or len(value) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
+            raise ValueError(f"A secret is {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6).")
+        # In the mapped attribute, so that a flush sees it change and a rollback takes it back.
+        self.sealed_secret = _Unsealed()
+        self.sealed_secret.secret = value
+
+    @classmethod
+    def _owner(cls, user_id: Any) -> str:
+        # A UUID may have been given as a text of another spelling than its row's.
+        key = convert_key(user_id, table_of(cls).c.user_id)
+        return str(user_id if key is None else key)
+
+    def _unseal(self, user_id: Any) -> bytes:
+        sealed = self.sealed_secret or ""
+        plain = self.keyring().open(sealed, kind=self.kind, owner=self._owner(user_id))
+        if plain is None:
+            raise SecretUnreadable(f"{self.kind}/{self.id}")
+        return plain
+
+    def _seal(self, connection: Connection | None = None) -> None:
+        """Encrypt a secret that was set, or that has to name a new owner."""
+        sealed = self.sealed_secret
+        if isinstance(sealed, _Unsealed):
+            plain = sealed.secret
+        else:
+            owners = get_history(self, "user_id")
+            if connection is None or not sealed or not owners.added:
+                return
+            # An instance that had expired does not know whose it was.
+            table = table_of(type(self))
+            query = select(table.c.user_id).where(table.c.id == self.id)
+            plain = self._unseal((owners.deleted or [connection.scalar(query)])[0])
+        self.sealed_secret = self.keyring().seal(
+            plain, kind=self.kind, owner=self._owner(self.user_id)
+        )
+
+    @classmethod
+    def keyring(cls) -> Keyring:
+        """The keys that OTP handed to this model."""
+        if cls.__keyring__ is None:
+            raise ConfigurationError(
+                f"{cls.__name__} has no keys: make an OTP(...) over its device model first."
+            )
+        return cls.__keyring__
+
+
+@event.listens_for(SealedSecretMixin, "before_insert", propagate=True)
+def _seal_new(mapper: object, connection: object, device: SealedSecretMixin) -> None:
+    if device.sealed_secret is None:
+        _ = device.secret  # draws one
+    device._seal()
+
+
+@event.listens_for(SealedSecretMixin, "before_update", propagate=True)
+def _seal_changed(mapper: object, connection: Connection, device: SealedSecretMixin) -> None:
+    device._seal(connection)

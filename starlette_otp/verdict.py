@@ -1,0 +1,62 @@
+"""The verdict on a request: who it is and what verified them, kept in the ASGI scope."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from starlette.authentication import AuthCredentials
+from starlette.requests import HTTPConnection
+
+from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.service import OTP
+from starlette_otp.users import RequestUser, attach, unwrapped
+
+VERDICT = "starlette_otp.verdict"
+"""Where the ASGI scope has it."""
+
+
+@dataclass(slots=True)
+class Verdict:
+    """Who this request is, kept in the ASGI scope, where guards, forms and `login` look.
+
+    `user` is None for anonymous. `away` says that the database could not be asked.
+    """
+
+    otp: OTP
+    root_path: str
+    user: Any | None = None
+    device: Any | None = None
+    verified_at: datetime | None = None
+    session_id: int | None = None
+    own: bool = False
+    away: bool = False
+
+
+def verdict_of(conn: HTTPConnection) -> Verdict:
+    """The verdict OTPMiddleware put into the scope.
+
+    Raises:
+        ConfigurationError: it did not.
+    """
+    verdict = conn.scope.get(VERDICT)
+    if not isinstance(verdict, Verdict):
+        raise ConfigurationError(
+            "OTPMiddleware has not seen this request: install Middleware(OTPMiddleware, otp=otp) "
+            "after AuthenticationMiddleware."
+        )
+    return verdict
+
+
+def show(conn: HTTPConnection, verdict: Verdict, scopes: Sequence[str]) -> None:
+    """Put the verdict where Starlette's users look: `request.user` and `request.auth`."""
+    if verdict.user is not None:
+        conn.scope["user"] = verdict.user = attach(verdict.user, verdict.device, verdict.own)
+    else:
+        conn.scope["user"] = RequestUser(unwrapped(conn.scope["user"]), None)
+    scopes = [scope for scope in scopes if scope != "verified"]
+    # A new object: a backend may hand the same credentials to every request.
+    verified = ["verified"] if verdict.device is not None else []
+    conn.scope["auth"] = AuthCredentials([*scopes, *verified])

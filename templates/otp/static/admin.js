@@ -1,0 +1,58 @@
+// sqladmin sends changes without a CSRF token, and its actions as links. This puts the page's token
+// into every form and request to this site, and makes actions POST.
+(function () {
+  "use strict";
+  const token = document.querySelector('meta[name="otp-csrf-token"]')?.content;
+  if (!token) return;
+  const isOurs = (url) => new URL(url, location.href).origin === location.origin;
+
+  const open = XMLHttpRequest.prototype.open;
+  const send = XMLHttpRequest.prototype.send;
+  XMLHttpRequest.prototype.open = function (method, url, ...rest) {
+    this.otpIsOurs = isOurs(url);
+    return open.call(this, method, url, ...rest);
+  };
+  XMLHttpRequest.prototype.send = function (body) {
+    if (this.otpIsOurs) this.setRequestHeader("X-CSRF-Token", token);
+    return send.call(this, body);
+  };
+
+  const fetched = window.fetch;
+  window.fetch = function (resource, options) {
+    const request = new Request(resource, options);
+    if (isOurs(request.url)) request.headers.set("X-CSRF-Token", token);
+    return fetched(request);
+  };
+
+  function complete(form) {
+    if (form.method !== "post" || !isOurs(form.action) || form.elements.csrf_token) return;
+    const field = document.createElement("input");
+    field.type = "hidden";
+    field.name = "csrf_token";
+    field.value = token;
+    form.append(field);
+  }
+  document.addEventListener("submit", (event) => complete(event.target), true);
+
+  function post(url) {
+    const form = document.createElement("form");
+    form.method = "post";
+    form.action = url;
+    document.body.append(form);
+    complete(form);
+    form.submit();
+  }
+
+  document.addEventListener("click", function (event) {
+    const link = event.target.closest?.("a");
+    if (!link) return;
+    const url = link.dataset.url || link.getAttribute("href") || "";
+    if (!/\/action\/[^/]+$/.test(url.split("?")[0]) || !isOurs(url)) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    if (!link.dataset.url) return post(url);
+    const chosen = [...document.querySelectorAll(".select-box:checked")];
+    const keys = chosen.map((box) => box.closest("td").querySelector("input[type=hidden]").value);
+    post(url.split("?")[0] + "?pks=" + encodeURIComponent(keys.join(",")));
+  }, true);
+})();
