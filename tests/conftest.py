@@ -23,7 +23,8 @@ from starlette_otp import OTP
 from starlette_otp.models import Base, Device, User
 from tests.support import SECRET_KEY, Browser, CodesView, make_app, make_user
 
-TEMPLATE = "otp_template"
+TEMPLATE = f"otp_template_{os.getpid()}"
+"""One for each worker, which may share a server."""
 
 
 @pytest.fixture(scope="session")
@@ -58,7 +59,7 @@ async def sql(server_url: str, statement: str) -> None:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def template(server_url: str) -> str:
+async def template(server_url: str) -> AsyncIterator[str]:
     """A database with the ready-made tables, to copy."""
     await sql(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
     await sql(server_url, f"CREATE DATABASE {TEMPLATE}")
@@ -66,7 +67,8 @@ async def template(server_url: str) -> str:
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     await engine.dispose()
-    return TEMPLATE
+    yield TEMPLATE
+    await sql(server_url, f"DROP DATABASE {TEMPLATE} WITH (FORCE)")
 
 
 @pytest.fixture
