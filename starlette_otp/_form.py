@@ -117,12 +117,11 @@ def merged(form_class: type[Any], attribute: str) -> dict[str, str]:
 async def _submitted(request: Request) -> Any:
     if request.method not in ("POST", "PUT", "PATCH", "DELETE"):
         return None
-    content_type, options = parse_options_header(request.headers.get("content-type"))
+    content_type, _ = parse_options_header(request.headers.get("content-type"))
     data: FormData | ImmutableMultiDict[str, Any]
     if content_type == b"application/json":
         data = await _json_object(request)
-    elif options.get(b"charset", b"utf-8").lower() not in _CHARSETS:
-        # Starlette decodes with any codec that the client names, and some take minutes or fail.
+    elif not is_utf8(request):
         raise HTTPException(400, "The body has to be UTF-8.")
     else:
         data = await request.form(max_files=10, max_fields=50, max_part_size=MAX_BODY)
@@ -131,6 +130,16 @@ async def _submitted(request: Request) -> Any:
             await request.close()
             raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
     return data
+
+
+def is_utf8(request: Request) -> bool:
+    """Whether a body may be parsed as a form.
+
+    Starlette decodes it with any codec that the client names, and some of those take minutes,
+    fail, or make text that can't be encoded again.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    return options.get(b"charset", b"utf-8").lower() in _CHARSETS
 
 
 def _is_text(value: object) -> bool:

@@ -359,7 +359,7 @@ async def complete_row(
         row["device_id"] = await _accepted_id(session, otp, device, row["user_id"])
     state = inspect(unwrapped(user), raiseerr=False)
     if isinstance(state, InstanceState) and state.expired_attributes:
-        user = await session.get(otp.user_model or type(user), row["user_id"])
+        user = await session.get(type(unwrapped(user)), state.identity)
     row["password_fingerprint"] = otp.keyring.digests("password", password_hash(user))[0]
 
 

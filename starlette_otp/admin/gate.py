@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from starlette_otp._form import is_utf8
 from starlette_otp.exceptions import is_away
 from starlette_otp.forms import LogoutForm
 from starlette_otp.pages import HEADERS, accepts_html, unavailable
@@ -173,15 +174,20 @@ async def _is_ours(request: Request, body: bytes) -> bool:
     token = request.headers.get(CSRF_HEADER)
     if token is None:
         token = await _field(request.scope, body)
+    if not token.isascii():
+        return False
     form = LogoutForm(request, formdata=ImmutableMultiDict({"csrf_token": token}))
     return await form.validate()
 
 
 async def _field(scope: Scope, body: bytes) -> str:
+    request = Request(scope, _replay(body))
+    if not is_utf8(request):
+        return ""
     try:
-        async with Request(scope, _replay(body)).form() as form:
+        async with request.form() as form:
             token = form.get("csrf_token")
-    except (HTTPException, MultiPartException, UnicodeError):
+    except (HTTPException, MultiPartException):
         return ""
     return token if isinstance(token, str) else ""
 

@@ -6,7 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, false, func, inspect, or_, select
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    any_,
+    false,
+    func,
+    inspect,
+    literal,
+    or_,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
@@ -29,6 +39,12 @@ class Stranger:
     def display_name(self) -> str:
         """The key."""
         return self.identity
+
+
+def is_one_of(column: Any, values: Iterable[Any]) -> ColumnElement[bool]:
+    """Whether a column has one of the values, in one parameter however many there are."""
+    found: ColumnElement[bool] = column == any_(literal(list(values), ARRAY(column.type)))
+    return found
 
 
 class People:
@@ -65,7 +81,7 @@ class People:
         if model is None or not hasattr(model, "username") or not wanted:
             return {key: str(key) for key in wanted}
         column = user_key_column(model)
-        query = select(column, model.username).where(column.in_(wanted))
+        query = select(column, model.username).where(is_one_of(column, wanted))
 
         async def work(session: AsyncSession) -> dict[Any, str]:
             return {row[0]: row[1] for row in await session.execute(query)}
@@ -83,12 +99,15 @@ class People:
             return []
         model = self.model
         if model is None:
+            if convert_key(term, self._key) is None:
+                return []
             if not self.otp.loads_users:
                 return [Stranger(term)]
             user = await self.otp.load_user(request, term)
             return [] if user is None else [user]
         clauses = [self._exactly(term)]
         if hasattr(model, "username"):
+            clauses.append(func.lower(model.username) == term.lower())
             clauses.append(func.lower(model.username).startswith(term.lower(), autoescape=True))
 
         async def work(session: AsyncSession) -> list[Any]:

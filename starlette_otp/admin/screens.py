@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import segno
 from sqladmin.authorization import Action
@@ -90,6 +91,8 @@ class Screens:
         user = await self.site.otp.load_user(request, key)
         if user is None:
             raise HTTPException(404)
+        if not view.has_permission(request, Action.EDIT, user):
+            raise HTTPException(403)
         await Changes(request).revoke(user)
         return self._to(request, "details", identity=USERS, pk=str(key))
 
@@ -128,7 +131,8 @@ class Screens:
 
     def _code(self, user: Any, device: Any) -> Any:
         try:
-            return segno.make(device.config_url(self.people.label(user)), error="m")
+            # A QR code holds some 2,000 characters, and each of a name may take twelve.
+            return segno.make(device.config_url(self.people.label(user)[:64]), error="m")
         except SecretUnreadable as exc:
             raise HTTPException(409, "This device's key can't be read.") from exc
 
@@ -164,7 +168,8 @@ class Screens:
         return self.site._find_model_view(identity)
 
     def _to(self, request: Request, name: str, **path_params: str) -> Response:
-        return RedirectResponse(request.url_for(f"admin:{name}", **path_params).path, 303)
+        quoted = {name: quote(value, safe="") for name, value in path_params.items()}
+        return RedirectResponse(request.url_for(f"admin:{name}", **quoted).path, 303)
 
     async def _page(
         self, request: Request, template: str, context: dict[str, Any], status_code: int = 200

@@ -6,9 +6,11 @@ import types
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
+from urllib.parse import quote
 
 from markupsafe import Markup
 from sqladmin import ModelView
+from sqladmin.authorization import Action
 from sqladmin.filters import BooleanFilter
 from sqladmin.pagination import Pagination
 from sqlalchemy import ColumnElement, Select, false, func, inspect, or_, select
@@ -17,12 +19,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from starlette_otp.admin.filters import MomentFilter
-from starlette_otp.admin.people import People
+from starlette_otp.admin.people import People, is_one_of
 from starlette_otp.devices.owner import convert_key, is_clean_text, table_of
 from starlette_otp.verdict import verdict_of
 
 USERS = "otp-users"
 """The identity of the users' view."""
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 NONE = "\N{EN DASH}"
 """What stands for no moment."""
 _V = TypeVar("_V", bound="OTPView")
@@ -42,19 +45,25 @@ def lock(row: Any, name: str) -> str:
     return f"{until:%Y-%m-%d %H:%M:%S} UTC" if until is not None else NONE
 
 
+def path_key(key: Any) -> str:
+    """A key as a part of a path: a text may have characters that end one."""
+    return quote(str(key), safe="")
+
+
 def owner(row: Any, name: str, request: Request) -> Any:
     """The user's name, leading to them."""
     key = getattr(row, name)
     text = row.__dict__.get("otp_owner", key)
     if verdict_of(request).otp.user_model is None:
         return text
-    url = request.url_for("admin:details", identity=USERS, pk=str(key))
+    url = request.url_for("admin:details", identity=USERS, pk=path_key(key))
     return Markup('<a href="{}">{}</a>').format(url.path, text)
 
 
 def person(row: Any, name: str, request: Request) -> Any:
     """A user's name, leading to them."""
-    url = request.url_for("admin:details", identity=USERS, pk=str(inspect(row).identity[0]))
+    pk = path_key(inspect(row).identity[0])
+    url = request.url_for("admin:details", identity=USERS, pk=pk)
     return Markup('<a href="{}">{}</a>').format(url.path, getattr(row, name))
 
 
@@ -104,7 +113,8 @@ class OTPView(ModelView):
     async def custom_export_cell(self, row: Any, name: str, value: Any) -> str:
         """A cell of an export to CSV; a text is never a formula for a spreadsheet (CWE-1236)."""
         text = "" if value is None else str(value)
-        is_formula = isinstance(value, str) and text.startswith(("=", "+", "-", "@", "\t", "\r"))
+        begins = text.lstrip().startswith(_FORMULA) or text[:1].isspace()
+        is_formula = isinstance(value, str) and begins
         return f"'{text}" if is_formula else text
 
     async def get_object_filepath(self, identifier: str, column_name: str) -> Path:
@@ -112,7 +122,8 @@ class OTPView(ModelView):
         raise HTTPException(404)
 
     def _build_url_for(self, name: str, request: Request, obj: Any) -> Any:
-        return request.url_for(name, identity=self.identity, pk=str(inspect(obj).identity[0]))
+        pk = path_key(inspect(obj).identity[0])
+        return request.url_for(name, identity=self.identity, pk=pk)
 
 
 class DeviceAdmin(OTPView):
@@ -200,7 +211,7 @@ class StaticDeviceAdmin(DeviceAdmin):
         tokens = self.model.__static_token_model__
         query = (
             select(tokens.device_id, func.count())
-            .where(tokens.device_id.in_([row.id for row in rows]))
+            .where(is_one_of(tokens.device_id, [row.id for row in rows]))
             .group_by(tokens.device_id)
         )
 
@@ -254,12 +265,21 @@ class UserAdmin(OTPView):
 
         found, number = await otp.read(work)
         return {
-            "devices": found,
+            "devices": [device for device in found if self._may_see(request, device)],
             "session_count": number,
             "moment": moment,
             "lock": lock,
             "label": self.people.label,
         }
+
+    def _may_see(self, request: Request, device: Any) -> bool:
+        views = [v for v in self._admin_ref.views if getattr(v, "model", None) is type(device)]
+        return any(
+            isinstance(view, DeviceAdmin)
+            and view.is_accessible(request)
+            and view.has_permission(request, Action.DETAILS, device)
+            for view in views
+        )
 
 
 def view_of(base: type[_V], model: type[Any], **attributes: Any) -> type[_V]:

@@ -70,7 +70,9 @@ def convert_key(value: object, column: Column[Any]) -> Any:
     if kind is str:
         if isinstance(value, uuid.UUID | int) and not isinstance(value, bool):
             value = str(value)
-        return value if isinstance(value, str) and value and is_clean_text(value) else None
+        longest = getattr(column.type, "length", None) or len(str(value))
+        fits = isinstance(value, str) and 0 < len(value) <= longest and is_clean_text(value)
+        return value if fits else None
     return value if isinstance(value, kind) else None
 
 

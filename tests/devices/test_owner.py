@@ -107,3 +107,11 @@ def test_the_keys_attribute_may_have_another_name_than_its_column() -> None:
 def test_clean_text_is_what_postgresql_can_store(text: str, clean: bool) -> None:
     """No NUL and no lone surrogate reaches SQL."""
     assert is_clean_text(text) is clean
+
+
+def test_a_text_longer_than_its_column_is_nobodys() -> None:
+    """A key that the column can't hold never reaches SQL."""
+    column: Column[Any] = Column(String(36))
+    assert convert_key("x" * 36, column) == "x" * 36
+    assert convert_key("x" * 37, column) is None
+    assert convert_key("x" * 4000, Column(String())) == "x" * 4000
