@@ -11,7 +11,7 @@ except ImportError as exc:
 
 from starlette_otp.admin.login import OTPAdminAuthenticationForm, OTPAdminLoginView
 from starlette_otp.admin.site import OTPAdmin
-from starlette_otp.admin.views import DeviceAdmin, StaticDeviceAdmin, UserAdmin
+from starlette_otp.admin.views import DeviceAdmin, StaticDeviceAdmin, StaticTokenAdmin, UserAdmin
 
 __all__ = [
     "DeviceAdmin",
@@ -19,6 +19,7 @@ __all__ = [
     "OTPAdminAuthenticationForm",
     "OTPAdminLoginView",
     "StaticDeviceAdmin",
+    "StaticTokenAdmin",
     "UserAdmin",
 ]
 

@@ -33,6 +33,7 @@ from starlette_otp.admin.views import (
     USERS,
     DeviceAdmin,
     StaticDeviceAdmin,
+    StaticTokenAdmin,
     UserAdmin,
     view_of,
 )
@@ -77,6 +78,7 @@ class OTPAdmin(Admin):
     login_view: ClassVar[type[OTPAdminLoginView]] = OTPAdminLoginView
     device_view: ClassVar[type[DeviceAdmin]] = DeviceAdmin
     static_device_view: ClassVar[type[StaticDeviceAdmin]] = StaticDeviceAdmin
+    static_token_view: ClassVar[type[StaticTokenAdmin]] = StaticTokenAdmin
     user_view: ClassVar[type[UserAdmin]] = UserAdmin
     max_body_size: int = 16 * 2**20
     """Bytes of a form, uploads included."""
@@ -121,7 +123,7 @@ class OTPAdmin(Admin):
         return issubclass(model, OTPAuthMixin | StaticDeviceMixin | EmailDeviceMixin)
 
     def add_otp_views(self) -> None:
-        """Register a view for every kind of device of the host's, and one for its users."""
+        """Register a view for every kind of device of the host's, for static tokens and users."""
         for kind, model in self.otp.device_model.kinds().items():
             base = self.device_view
             if issubclass(model, StaticDeviceMixin):
@@ -145,6 +147,10 @@ class OTPAdmin(Admin):
                     column_export_list=["otp_owner", *base.column_list],
                 )
             )
+        tokens = self.otp.device_model.__static_token_model__
+        if tokens is not None:
+            view = self.static_token_view
+            self.add_view(view_of(view, tokens, identity="otp-tokens", people=self.people))
         if self.otp.user_model is not None:
             self._add_users(self.otp.user_model)
 

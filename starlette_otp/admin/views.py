@@ -224,6 +224,61 @@ class StaticDeviceAdmin(DeviceAdmin):
         return rows
 
 
+def device_of(row: Any, name: str, request: Request) -> Any:
+    """A static token's device, leading to it."""
+    kind = row.__dict__.get("otp_kind", "static")
+    url = request.url_for("admin:details", identity=f"otp-{kind}", pk=str(row.device_id))
+    return Markup('<a href="{}">{}</a>').format(url.path, f"{kind}/{row.device_id}")
+
+
+class StaticTokenAdmin(OTPView):
+    """The static tokens that are left, with device and owner; what they are nobody can see."""
+
+    details_template = "sqladmin/details.html"
+    name = "Static token"
+    name_plural = "Static tokens"
+    category = "Devices"
+    category_icon = DeviceAdmin.category_icon
+    column_list = ["id", "otp_owner", "device_id"]
+    column_details_list = column_list
+    column_export_list = column_list
+    column_labels = {"id": "Id", "otp_owner": "User", "device_id": "Device"}
+    column_formatters = {"device_id": device_of}
+    column_formatters_detail = column_formatters
+    column_sortable_list = ["id", "device_id"]
+    column_searchable_list = ["device_id"]
+    column_default_sort = ("id", True)
+
+    def search_placeholder(self) -> str:
+        """What a search looks into."""
+        return "username or email"
+
+    def found_by(self, term: str) -> ColumnElement[bool]:
+        """The tokens of users who are named like the term."""
+        devices = table_of(self.model.__device_model__)
+        mine = select(devices.c.id).where(self.people.owned_by(devices.c.user_id, term))
+        found: ColumnElement[bool] = self.model.device_id.in_(mine)
+        return found
+
+    async def with_more(self, rows: Any) -> Any:
+        """Put the devices' kinds and the owners' names into the rows."""
+        devices = table_of(self.model.__device_model__)
+        query = select(devices.c.id, devices.c.kind, devices.c.user_id).where(
+            is_one_of(devices.c.id, {row.device_id for row in rows})
+        )
+
+        async def work(session: AsyncSession) -> dict[int, Any]:
+            return {row.id: row for row in await session.execute(query)}
+
+        found = await self.people.otp.read(work)
+        names = await self.people.names(device.user_id for device in found.values())
+        for row in rows:
+            device = found.get(row.device_id)
+            row.__dict__["otp_kind"] = device.kind if device else "static"
+            row.__dict__["otp_owner"] = names[device.user_id] if device else NONE
+        return rows
+
+
 class UserAdmin(OTPView):
     """The users, to find one and see their devices."""
 

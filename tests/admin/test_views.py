@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import time_machine
-from sqlalchemy import text
+from sqlalchemy import select, text
 
-from starlette_otp.models import TOTPDevice, User
+from starlette_otp.models import StaticToken, TOTPDevice, User
 from tests.support import Browser, add, make_static, make_totp, make_user
 
 
@@ -157,3 +157,22 @@ async def test_users_are_found(desk: Browser, sessions: Any, bob: User) -> None:
     assert [row[1] for row in cells(await desk.get("/admin/otp-users/list"))] == ["alice", "bob"]
     export = (await desk.get("/admin/otp-users/export/json")).json()
     assert set(export[0]) == {"id", "username", "email", "is_active", "is_staff"}
+
+
+async def test_static_tokens_are_counted_not_shown(
+    desk: Browser, sessions: Any, bob: User, staff: User
+) -> None:
+    """The tokens that are left have a list with owner and device; it finds them by the owner, and
+    shows nothing of what they are."""
+    device, tokens = await make_static(sessions, bob, None, None)
+    await make_static(sessions, staff, None)
+    page = (await desk.get("/admin/otp-tokens/list?search=bob")).text
+    assert page.count(f">static/{device.id}</a>") == 2
+    assert ">bob<" in re.sub(r"\s", "", page)
+    async with sessions() as session:
+        digests = list(await session.scalars(select(StaticToken.digest)))
+    details = await desk.get("/admin/otp-tokens/details/1")
+    export = await desk.get("/admin/otp-tokens/export/csv")
+    assert (details.status_code, export.status_code) == (200, 200)
+    for shown in (page, details.text, export.text):
+        assert not [secret for secret in (*digests, *tokens) if secret in shown]
