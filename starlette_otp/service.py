@@ -193,7 +193,8 @@ class OTP(Enrolment):
         """Log an attempt with its factor (OWASP ASVS 16.3.1), and send the signals."""
         device = attempt.device or attempt.chosen
         if attempt.device is None:
-            logger.warning("A token of user %s was refused (%s).", self._key(user), device)
+            asked = device or "any device"
+            logger.warning("A token of user %s was refused (%s).", self._key(user), asked)
             await signals.send(signals.otp_verification_failed, self, user=user, device=device)
             return attempt
         logger.info("A token of user %s was accepted (%s).", self._key(user), device)

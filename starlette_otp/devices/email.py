@@ -49,15 +49,17 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
 
     async def prepare_challenge(self, **context: Any) -> str:
         """Make a new token; who can't send gets none."""
-        if self.mailer is None:
-            raise ConfigurationError(f"{type(self).__name__} has no mailer.")
+        self._working_mailer()
         return await super().prepare_challenge(**context)
 
     async def deliver(self, token: str, **context: Any) -> None:
         """Mail the token; `context` reaches the templates, with `user` and `device` in it."""
+        await self._working_mailer().send(self.compose(token, **context))
+
+    def _working_mailer(self) -> Mailer:
         if self.mailer is None:
             raise ConfigurationError(f"{type(self).__name__} has no mailer.")
-        await self.mailer.send(self.compose(token, **context))
+        return self.mailer
 
     def compose(self, token: str, **context: Any) -> EmailMessage:
         """The message with the token.
