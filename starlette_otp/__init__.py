@@ -1,15 +1,15 @@
 """Two-factor authentication with one-time passwords for Starlette and FastAPI."""
 
-from starlette_otp._form import BaseForm
-from starlette_otp.decorators import requires_otp
 from starlette_otp.devices import (
     DeviceMixin,
     EmailDeviceMixin,
     HOTPDeviceMixin,
+    OTPSessionMixin,
     SideChannelDeviceMixin,
     StaticDeviceMixin,
     StaticTokenMixin,
     TOTPDeviceMixin,
+    UserMixin,
 )
 from starlette_otp.exceptions import (
     ConfigurationError,
@@ -20,17 +20,9 @@ from starlette_otp.exceptions import (
     SecretUnreadable,
     TransactionRequired,
 )
-from starlette_otp.forms import (
-    LogoutForm,
-    OTPAuthenticationForm,
-    OTPAuthenticationFormMixin,
-    OTPTokenForm,
-    PasswordForm,
-)
 from starlette_otp.mailer import SMTPMailer
-from starlette_otp.middleware import OTPMiddleware
-from starlette_otp.service import OTP
-from starlette_otp.sessions import OTPSessionMixin, SessionAuthBackend, log_in, log_out, login
+from starlette_otp.otp import OTP
+from starlette_otp.service.passwords import authenticate
 from starlette_otp.signals import (
     otp_admin_action,
     otp_challenge_sent,
@@ -39,8 +31,19 @@ from starlette_otp.signals import (
     otp_verification_failed,
     otp_verified,
 )
-from starlette_otp.users import UserMixin, authenticate
-from starlette_otp.views import LoginView, LogoutView
+from starlette_otp.web.backend import SessionAuthBackend
+from starlette_otp.web.base_form import BaseForm
+from starlette_otp.web.forms import (
+    LogoutForm,
+    OTPAuthenticationForm,
+    OTPAuthenticationFormMixin,
+    OTPTokenForm,
+    PasswordForm,
+)
+from starlette_otp.web.guards import requires_otp
+from starlette_otp.web.login import log_in, log_out, login
+from starlette_otp.web.middleware import OTPMiddleware
+from starlette_otp.web.views import LoginView, LogoutView
 
 __all__ = [
     "OTP",

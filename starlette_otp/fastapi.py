@@ -8,14 +8,14 @@ from typing import Any
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection, Request
 
-from starlette_otp.decorators import (
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
+from starlette_otp.web.guards import (
     DETAILS,
     STATUS,
     login_redirect,
     refuse,
 )
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
-from starlette_otp.pages import UNAVAILABLE, accepts_html
+from starlette_otp.web.responses import UNAVAILABLE, accepts_html
 
 
 def otp_required(

@@ -11,11 +11,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.sessions import OTPSessionMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
+from starlette_otp.devices.users import UserMixin
 from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.sessions import OTPSessionMixin
-from starlette_otp.users import UserMixin
 
 VERSION_TABLE = "otp_alembic_version"
 """Where Alembic keeps the state of these tables, apart from the host's own."""

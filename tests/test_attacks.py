@@ -21,11 +21,12 @@ from starlette_otp import (
     log_in,
     log_out,
     login,
-    users,
 )
 from starlette_otp.fastapi import otp_required
 from starlette_otp.models import Device, OTPSession, TOTPDevice, User
-from starlette_otp.verdict import VERDICT
+from starlette_otp.service import passwords
+from starlette_otp.web.user import attach
+from starlette_otp.web.verdict import VERDICT
 from tests.support import (
     PASSWORD,
     SECRET,
@@ -85,10 +86,10 @@ async def test_a_cached_user_object_verifies_nobody_else(sessions: Sessions, ali
 
 def test_a_stored_user_forgets_that_it_was_verified() -> None:
     """A user object that a host pickles carries no verification into another request."""
-    user = users.attach(User(username="alice"), object(), own=True)
+    user = attach(User(username="alice"), object(), own=True)
     assert user.is_verified()
     assert pickle.loads(pickle.dumps(user)).is_verified() is False
-    assert copy(users.attach("alice", None)) == "alice"
+    assert copy(attach("alice", None)) == "alice"
 
 
 async def test_no_id_is_no_device(otp: OTP, sessions: Sessions, alice: User) -> None:
@@ -103,17 +104,17 @@ async def test_no_id_is_no_device(otp: OTP, sessions: Sessions, alice: User) -> 
 
 async def test_the_queue_for_argon2_is_bounded(otp: OTP, alice: User) -> None:
     """While as many wait for Argon2 as may, who comes then gets 503 and does not queue."""
-    for _ in range(users.MAX_WAITING):
-        assert users._turns.acquire(blocking=False)
+    for _ in range(passwords.MAX_WAITING):
+        assert passwords._turns.acquire(blocking=False)
     try:
         async with Browser(make_app(otp)) as browser:
             answer = await browser.log_in("000000")
             assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
     finally:
-        users._turns.release(users.MAX_WAITING)
+        passwords._turns.release(passwords.MAX_WAITING)
     request = Request({"type": "http"})
-    burst = [otp.authenticate(request, "nobody", "x") for _ in range(users.MAX_WAITING)]
-    assert await asyncio.gather(*burst) == [None] * users.MAX_WAITING
+    burst = [otp.authenticate(request, "nobody", "x") for _ in range(passwords.MAX_WAITING)]
+    assert await asyncio.gather(*burst) == [None] * passwords.MAX_WAITING
     assert await otp.authenticate(request, "alice", PASSWORD) is not None
 
 

@@ -13,7 +13,7 @@ import httpx2
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from starlette_otp.migrations import upgrade
+from starlette_otp.cli.migrations import upgrade
 from tests.demo_process import COMMAND, Demo, demo, free_port
 from tests.support import HTML, csrf_of, make_user, reload
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from starlette_otp import OTP, ConfigurationError, OTPMiddleware, SessionAuthBackend
 from starlette_otp.models import User
-from starlette_otp.users import RequestUser
+from starlette_otp.web.user import RequestUser
 from tests.support import (
     ANONYMOUS,
     SECRET_KEY,

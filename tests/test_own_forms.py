@@ -12,8 +12,8 @@ from starlette.routing import Route
 from wtforms import BooleanField, StringField
 
 from starlette_otp import OTP, OTPAuthenticationForm, OTPAuthenticationFormMixin, OTPTokenForm
-from starlette_otp.forms import BaseForm
 from starlette_otp.models import Device, TOTPDevice, User
+from starlette_otp.web.forms import BaseForm
 from tests.support import (
     SECRET_KEY,
     Browser,

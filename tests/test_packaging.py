@@ -18,7 +18,7 @@ __all__ = ["folder"]
 ROOT = Path(__file__).parent.parent
 RENDER_ALL = """
 import starlette_otp
-from starlette_otp._resources import TEMPLATES, jinja_templates
+from starlette_otp.web.templates import jinja_templates
 assert "site-packages" in starlette_otp.__file__, starlette_otp.__file__
 env = jinja_templates(None).env
 names = {name.removeprefix("starlette_otp/") for name in env.list_templates(["html", "txt"])}

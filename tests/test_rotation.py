@@ -9,10 +9,11 @@ from click.testing import CliRunner, Result
 from sqlalchemy import delete, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from starlette_otp import OTP, SecretUnreadable, rotation
+from starlette_otp import OTP, SecretUnreadable
 from starlette_otp.cli import main
 from starlette_otp.keyring import Keyring
 from starlette_otp.models import Device, EmailDevice, HOTPDevice, User
+from starlette_otp.service import rotation
 from tests.support import (
     SECRET,
     Sessions,

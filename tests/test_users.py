@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from starlette.authentication import SimpleUser
 
-from starlette_otp import OTP, users
+from starlette_otp import OTP
+from starlette_otp.devices import users
 from starlette_otp.models import User
-from starlette_otp.users import attach, unwrapped
+from starlette_otp.service import passwords
+from starlette_otp.web.user import attach, unwrapped
 from tests.support import PASSWORD, Sessions, make_user, password_hash
 
 IMPLAUSIBLE = ["", "x" * 1025, "nul\0", "lone \ud800"]
@@ -57,7 +59,7 @@ def test_starlettes_words_for_a_user() -> None:
 
 
 async def attempt(otp: OTP, username: str, password: str) -> Any:
-    return await users.authenticate(otp.find_user, username, password)
+    return await passwords.authenticate(otp.find_user, username, password)
 
 
 async def test_name_and_password_give_the_user(otp: OTP, alice: User) -> None:

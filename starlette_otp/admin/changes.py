@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette_otp import signals
 from starlette_otp.devices.base import locked
 from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.verdict import verdict_of
+from starlette_otp.web.verdict import verdict_of
 
 logger = logging.getLogger("starlette_otp.admin")
 
@@ -56,7 +56,7 @@ class Changes:
             The tokens of a static device, shown this once; None if the user has gone meanwhile.
         """
         try:
-            await self.otp.add_device(user, device)
+            await self.otp.enrolment.add_device(user, device)
         except IntegrityError:
             return None
         tokens = []
@@ -67,7 +67,7 @@ class Changes:
 
     async def remove(self, user: Any, device: Any) -> None:
         """Take the device from the user."""
-        if await self.otp.remove_device(user, device.persistent_id) is not None:
+        if await self.otp.enrolment.remove_device(user, device.persistent_id) is not None:
             await self.tell(REMOVED, user, device)
 
     async def reset(self, user: Any, device: Any) -> None:
@@ -93,7 +93,7 @@ class Changes:
 
     async def revoke(self, user: Any, device: Any | None = None) -> None:
         """Unverify the device's sessions, or end all of the user's."""
-        await self.otp.revoke_sessions(device or user)
+        await self.otp.sessions.revoke(device or user)
         await self.tell(REVOKED, user, device)
 
     async def replace_tokens(self, user: Any, device: Any) -> list[str] | None:
@@ -112,7 +112,7 @@ class Changes:
             row = await session.scalar(_by_id(device))
             return None if row is None else await row.replace_tokens(STATIC_TOKENS)
 
-        return await self.otp.write(work)
+        return await self.otp.transactions.write(work)
 
     async def _change(self, device: Any, change: Any) -> Any | None:
         async def work(session: AsyncSession) -> Any | None:
@@ -121,7 +121,7 @@ class Changes:
                 change(row)
             return row
 
-        return await self.otp.write(work)
+        return await self.otp.transactions.write(work)
 
 
 def _by_id(device: Any) -> Any:

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 from wtforms import BooleanField, SelectField, StringField
 
-from starlette_otp._form import BaseForm
 from starlette_otp.admin.people import People
 from starlette_otp.devices.email import EmailDeviceMixin, check_address
 from starlette_otp.devices.owner import is_clean_text
+from starlette_otp.web.base_form import BaseForm
 
 _MAX_NAME = 64
 

@@ -18,11 +18,11 @@ from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
-from starlette_otp._form import is_utf8
 from starlette_otp.exceptions import is_away
-from starlette_otp.forms import LogoutForm
-from starlette_otp.pages import HEADERS, accepts_html, unavailable
-from starlette_otp.verdict import verdict_of
+from starlette_otp.web.body import is_utf8
+from starlette_otp.web.forms import LogoutForm
+from starlette_otp.web.responses import HEADERS, accepts_html, unavailable
+from starlette_otp.web.verdict import verdict_of
 
 CSRF_HEADER = "x-csrf-token"
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -31,7 +31,7 @@ _OWN_DOORS = ("/login", "/logout")
 """They let everybody in, and their forms check the token themselves."""
 
 
-class Site(Protocol):
+class AdminSite(Protocol):
     """What the gate asks of OTPAdmin."""
 
     admin: Starlette
@@ -50,7 +50,7 @@ class Gate:
         site: the OTPAdmin.
     """
 
-    def __init__(self, app: ASGIApp, site: Site) -> None:
+    def __init__(self, app: ASGIApp, site: AdminSite) -> None:
         self.app = app
         self.site = site
 
@@ -119,7 +119,7 @@ class Gate:
             await websocket.close(1008)
 
 
-async def allows(site: Site, request: Any) -> bool:
+async def allows(site: AdminSite, request: Any) -> bool:
     """What the site's `has_permission` says, sync or async."""
     answer = site.has_permission(request)
     return bool(await answer if inspect.isawaitable(answer) else answer)

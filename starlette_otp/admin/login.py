@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from starlette_otp._form import BaseForm
-from starlette_otp.admin.gate import allows
-from starlette_otp.decorators import REVERIFY_PARAMETER
-from starlette_otp.forms import LogoutForm, OTPAuthenticationForm
-from starlette_otp.pages import HEADERS, page
-from starlette_otp.users import is_active
-from starlette_otp.verdict import verdict_of
-from starlette_otp.views import LoginView, LogoutView, safe_path
-
-if TYPE_CHECKING:
-    from starlette_otp.admin.site import OTPAdmin
+from starlette_otp.admin.gate import AdminSite, allows
+from starlette_otp.devices.users import is_active
+from starlette_otp.web.base_form import BaseForm
+from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm
+from starlette_otp.web.guards import REVERIFY_PARAMETER
+from starlette_otp.web.responses import HEADERS, page
+from starlette_otp.web.verdict import verdict_of
+from starlette_otp.web.views import LoginView, LogoutView, safe_path
 
 
 def is_staff(user: Any) -> bool:
@@ -55,7 +52,7 @@ class OTPAdminLoginView(LoginView):
     Staff who are authenticated already meet the token alone, all others the whole form.
     """
 
-    site: ClassVar[OTPAdmin]
+    site: ClassVar[AdminSite]
     authentication_form: ClassVar[type[BaseForm]] = OTPAdminAuthenticationForm
 
     async def get(self, request: Request) -> Response:

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
 from starlette_otp.devices.owner import convert_key, is_clean_text, table_of, user_key_column
-from starlette_otp.service import OTP
+from starlette_otp.web.site import Site
 
 _NAMES = ("username", "email")
 """What of a user model is searched, as far as it has it."""
@@ -50,9 +50,9 @@ def is_one_of(column: Any, values: Iterable[Any]) -> ColumnElement[bool]:
 class People:
     """The users of an OTP, in its user model or elsewhere."""
 
-    def __init__(self, otp: OTP) -> None:
+    def __init__(self, otp: Site) -> None:
         self.otp = otp
-        self.model = otp.user_model
+        self.model = otp.users.model
         self._key = table_of(otp.device_model).c.user_id
 
     @property
@@ -71,7 +71,7 @@ class People:
 
     async def get(self, request: Request, key: Any) -> Any:
         """The user with this key; a Stranger if they can't be loaded."""
-        user = await self.otp.load_user(request, key) if self.otp.loads_users else None
+        user = await self.otp.users.load(request, key) if self.otp.users.can_be_loaded else None
         return Stranger(str(key)) if user is None else user
 
     async def names(self, keys: Iterable[Any]) -> dict[Any, str]:
@@ -86,7 +86,7 @@ class People:
         async def work(session: AsyncSession) -> dict[Any, str]:
             return {row[0]: row[1] for row in await session.execute(query)}
 
-        return await self.otp.read(work)
+        return await self.otp.transactions.read(work)
 
     async def find(self, request: Request, term: str, limit: int = 10) -> list[Any]:
         """Who is meant by a key, a name, an address or the beginning of a name.
@@ -101,9 +101,9 @@ class People:
         if model is None:
             if convert_key(term, self._key) is None:
                 return []
-            if not self.otp.loads_users:
+            if not self.otp.users.can_be_loaded:
                 return [Stranger(term)]
-            user = await self.otp.load_user(request, term)
+            user = await self.otp.users.load(request, term)
             return [] if user is None else [user]
         clauses = [self._exactly(term)]
         if hasattr(model, "username"):
@@ -117,7 +117,7 @@ class People:
                     return found
             return []
 
-        return await self.otp.read(work)
+        return await self.otp.transactions.read(work)
 
     def _exactly(self, term: str) -> ColumnElement[bool]:
         model: Any = self.model

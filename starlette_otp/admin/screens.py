@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import segno
@@ -19,20 +19,33 @@ from starlette.routing import BaseRoute, Route
 
 from starlette_otp.admin.changes import SECRET_SHOWN, Changes
 from starlette_otp.admin.forms import AddDeviceForm
+from starlette_otp.admin.gate import AdminSite
+from starlette_otp.admin.people import People
 from starlette_otp.admin.views import USERS
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import convert_key, table_of
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import SecretUnreadable
+from starlette_otp.web.site import Site
 
-if TYPE_CHECKING:
-    from starlette_otp.admin.site import OTPAdmin
+
+class Shown(AdminSite, Protocol):
+    """What the screens ask of OTPAdmin, besides what the gate asks."""
+
+    otp: Site
+    people: People
+    show_sensitive: bool
+
+    def is_addable(self, model: type[Any]) -> bool:
+        """Whether the site knows how to make a device of this kind."""
+
+    def _find_model_view(self, identity: str) -> Any: ...
 
 
 class Screens:
     """The pages of one site."""
 
-    def __init__(self, site: OTPAdmin) -> None:
+    def __init__(self, site: Shown) -> None:
         self.site = site
         self.people = site.people
 
@@ -88,7 +101,7 @@ class Screens:
             raise HTTPException(403)
         async with request.form() as given:
             key = given.get("user")
-        user = await self.site.otp.load_user(request, key)
+        user = await self.site.otp.users.load(request, key)
         if user is None:
             raise HTTPException(404)
         if not view.has_permission(request, Action.EDIT, user):
@@ -143,7 +156,7 @@ class Screens:
         async def work(session: AsyncSession) -> Any:
             return await session.scalar(select(model).where(model.id == key))
 
-        device = None if key is None else await self.site.otp.read(work)
+        device = None if key is None else await self.site.otp.transactions.read(work)
         if device is None:
             raise HTTPException(404)
         if not self._view(model).has_permission(request, action, device):
@@ -181,7 +194,7 @@ _LOOK: dict[str, Any] = {"scale": 5, "border": 4, "dark": "#000", "light": "#fff
 """Black on white with its margin, whatever the page's colours are: cameras want it so."""
 
 
-def routes(site: OTPAdmin) -> list[BaseRoute]:
+def routes(site: Shown) -> list[BaseRoute]:
     """The routes of our own pages."""
     screens, device = Screens(site), "/otp/device/{kind}/{pk}"
     return [

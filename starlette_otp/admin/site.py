@@ -18,8 +18,6 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from starlette_otp._form import MAX_BODY, BaseForm
-from starlette_otp._resources import TEMPLATES
 from starlette_otp.admin.gate import Gate, csrf_token
 from starlette_otp.admin.login import (
     OTPAdminAuthenticationForm,
@@ -41,9 +39,12 @@ from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
-from starlette_otp.pages import unavailable
-from starlette_otp.service import OTP
-from starlette_otp.verdict import verdict_of
+from starlette_otp.resources import TEMPLATES
+from starlette_otp.web.base_form import BaseForm
+from starlette_otp.web.body import MAX_BODY
+from starlette_otp.web.responses import unavailable
+from starlette_otp.web.site import Site
+from starlette_otp.web.verdict import verdict_of
 
 
 class _Unmounted:
@@ -88,7 +89,7 @@ class OTPAdmin(Admin):
         app: Starlette,
         engine_or_sessions: AsyncEngine | async_sessionmaker[Any],
         *,
-        otp: OTP,
+        otp: Site,
         show_sensitive: bool = False,
         name: str = "otpadmin",
         views: bool = True,
@@ -151,8 +152,8 @@ class OTPAdmin(Admin):
         if tokens is not None:
             view = self.static_token_view
             self.add_view(view_of(view, tokens, identity="otp-tokens", people=self.people))
-        if self.otp.user_model is not None:
-            self._add_users(self.otp.user_model)
+        if self.otp.users.model is not None:
+            self._add_users(self.otp.users.model)
 
     def _add_users(self, model: type[Any]) -> None:
         key = self.people.key_attribute

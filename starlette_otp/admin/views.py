@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette_otp.admin.filters import MomentFilter
 from starlette_otp.admin.people import People, is_one_of
 from starlette_otp.devices.owner import convert_key, is_clean_text, table_of
-from starlette_otp.verdict import verdict_of
+from starlette_otp.web.verdict import verdict_of
 
 USERS = "otp-users"
 """The identity of the users' view."""
@@ -54,7 +54,7 @@ def owner(row: Any, name: str, request: Request) -> Any:
     """The user's name, leading to them."""
     key = getattr(row, name)
     text = row.__dict__.get("otp_owner", key)
-    if verdict_of(request).otp.user_model is None:
+    if verdict_of(request).otp.users.model is None:
         return text
     url = request.url_for("admin:details", identity=USERS, pk=path_key(key))
     return Markup('<a href="{}">{}</a>').format(url.path, text)
@@ -218,7 +218,7 @@ class StaticDeviceAdmin(DeviceAdmin):
         async def work(session: AsyncSession) -> dict[int, int]:
             return {row[0]: row[1] for row in await session.execute(query)}
 
-        counts = await self.people.otp.read(work)
+        counts = await self.people.otp.transactions.read(work)
         for row in rows:
             row.__dict__["token_count"] = counts.get(row.id, 0)
         return rows
@@ -270,7 +270,7 @@ class StaticTokenAdmin(OTPView):
         async def work(session: AsyncSession) -> dict[int, Any]:
             return {row.id: row for row in await session.execute(query)}
 
-        found = await self.people.otp.read(work)
+        found = await self.people.otp.transactions.read(work)
         names = await self.people.names(device.user_id for device in found.values())
         for row in rows:
             device = found.get(row.device_id)
@@ -311,14 +311,14 @@ class UserAdmin(OTPView):
         key = convert_key(request.path_params["pk"], table_of(otp.device_model).c.user_id)
         devices = otp.device_model
         query = select(devices).where(devices.user_id == key, devices.kind.in_(devices.kinds()))
-        sessions = otp.session_model
+        sessions = otp.sessions.model
         count = select(func.count()).where(sessions.user_id == key)
 
         async def work(session: AsyncSession) -> tuple[Any, int]:
             found = list(await session.scalars(query.order_by(devices.id)))
             return found, await session.scalar(count) or 0
 
-        found, number = await otp.read(work)
+        found, number = await otp.transactions.read(work)
         return {
             "devices": [device for device in found if self._may_see(request, device)],
             "session_count": number,

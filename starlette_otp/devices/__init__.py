@@ -1,6 +1,4 @@
-"""The device mixins, and the other mixins a host declares its tables with."""
-
-from typing import TYPE_CHECKING, Any
+"""What is stored: the mixins a host declares its tables with, one file a kind of device."""
 
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.email import EmailDeviceMixin
@@ -12,13 +10,11 @@ from starlette_otp.devices.policies import (
     TimestampMixin,
     VerifyNotAllowed,
 )
+from starlette_otp.devices.sessions import OTPSessionMixin
 from starlette_otp.devices.side_channel import SideChannelDeviceMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
-
-if TYPE_CHECKING:
-    from starlette_otp.sessions import OTPSessionMixin
-    from starlette_otp.users import UserMixin
+from starlette_otp.devices.users import UserMixin
 
 __all__ = [
     "CooldownMixin",
@@ -36,16 +32,3 @@ __all__ = [
     "UserMixin",
     "VerifyNotAllowed",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    # These two stand further down and import the devices themselves.
-    if name == "OTPSessionMixin":
-        from starlette_otp.sessions import OTPSessionMixin
-
-        return OTPSessionMixin
-    if name == "UserMixin":
-        from starlette_otp.users import UserMixin
-
-        return UserMixin
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

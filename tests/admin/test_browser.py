@@ -18,7 +18,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect
 
 from starlette_otp import oath
-from starlette_otp.migrations import upgrade
+from starlette_otp.cli.migrations import upgrade
 from tests.conftest import sql, with_database
 from tests.demo_process import Demo, demo
 from tests.test_browser import chromium

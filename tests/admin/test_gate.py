@@ -149,7 +149,7 @@ async def test_a_database_that_is_away_is_503(stranger: Browser) -> None:
     """Without a database the whole site answers 503 with Retry-After, its doors too."""
     app: Any = stranger._transport.app
     otp = app.user_middleware[-1].kwargs["otp"]
-    OTPAdmin(app, otp._sessionmaker, otp=otp)
+    OTPAdmin(app, otp.transactions.sessionmaker, otp=otp)
     stranger.cookies.set("session", await signed_cookie())
     for path in ("/admin/", "/admin/otp-users/list", "/admin/login"):
         answer = await stranger.get(path)

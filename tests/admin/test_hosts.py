@@ -20,7 +20,7 @@ from starlette.routing import Route
 from starlette_otp import OTP, log_in
 from starlette_otp.admin import OTPAdmin
 from starlette_otp.models import User
-from starlette_otp.users import attach
+from starlette_otp.web.user import attach
 from tests.hosts import Host, Subject, int_users, make_host, uuid_users
 from tests.support import (
     SECRET,
@@ -144,7 +144,7 @@ async def test_the_session_cookie_stays_the_hosts(otp: OTP, staff: Any, phone: A
         return PlainTextResponse(request.session.get("cart", ""))
 
     app = make_app(otp, door(otp, staff, phone), Route("/keep", keep), Route("/cart", cart))
-    admin = OTPAdmin(app, otp._sessionmaker, otp=otp)
+    admin = OTPAdmin(app, otp.transactions.sessionmaker, otp=otp)
     assert admin.admin.user_middleware == []
     async with Browser(app) as browser:
         await browser.get("/enter")

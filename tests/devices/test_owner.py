@@ -10,7 +10,7 @@ from starlette.authentication import UnauthenticatedUser
 from starlette_otp import OTP
 from starlette_otp.devices.owner import convert_key, is_clean_text
 from starlette_otp.models import Device, User
-from starlette_otp.users import attach
+from starlette_otp.web.user import attach
 from tests.hosts import Subject, make_host, uuid_users
 from tests.support import Sessions, make_totp
 

@@ -12,14 +12,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from starlette_otp._form import MAX_BODY, BaseForm
-from starlette_otp._resources import TEMPLATES
-from starlette_otp.decorators import REVERIFY_PARAMETER
 from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
-from starlette_otp.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
-from starlette_otp.pages import HEADERS, local_url, page, unavailable
-from starlette_otp.sessions import log_in, log_out, login
-from starlette_otp.verdict import verdict_of
+from starlette_otp.resources import TEMPLATES
+from starlette_otp.web.base_form import BaseForm
+from starlette_otp.web.body import MAX_BODY
+from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
+from starlette_otp.web.guards import REVERIFY_PARAMETER
+from starlette_otp.web.login import log_in, log_out, login
+from starlette_otp.web.responses import HEADERS, local_url, page, unavailable
+from starlette_otp.web.verdict import verdict_of
 
 _MAX_NEXT = 2048
 
@@ -99,7 +100,7 @@ class LoginView(OTPEndpoint):
             await log_in(request, user)
             otp = verdict_of(request).otp
             if isinstance(form, self.password_form) and self.two_stage:
-                has_device = await otp.user_has_device(user)
+                has_device = await otp.enrolment.user_has_device(user)
                 if has_device:
                     here = request.url.replace(scheme="", netloc="")
                     target = str(here.include_query_params(**{self.redirect_field_name: target}))

@@ -16,8 +16,8 @@ from starlette.websockets import WebSocket
 
 from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
-from starlette_otp.pages import UNAVAILABLE, accepts_html, is_local, local_url, unavailable
-from starlette_otp.verdict import Verdict, verdict_of
+from starlette_otp.web.responses import UNAVAILABLE, accepts_html, is_local, local_url, unavailable
+from starlette_otp.web.verdict import Verdict, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -144,9 +144,10 @@ async def refuse(
         if not if_configured:
             return NOT_VERIFIED
         try:
-            return NOT_VERIFIED if await verdict.otp.user_has_device(verdict.user) else None
+            has_device = await verdict.otp.enrolment.user_has_device(verdict.user)
         except DatabaseUnavailable:
             return UNAVAILABLE
+        return NOT_VERIFIED if has_device else None
     return REVERIFICATION_REQUIRED if _is_stale(verdict, max_age) else None
 
 

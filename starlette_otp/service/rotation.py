@@ -5,16 +5,25 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.owner import table_of
 from starlette_otp.exceptions import SecretUnreadable
-from starlette_otp.service import OTP
+from starlette_otp.keyring import Keyring
+from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
+
+
+class Sealed(Protocol):
+    """An OTP, as far as its secrets go."""
+
+    device_model: type[Any]
+    keyring: Keyring
+    transactions: Transactions
 
 
 @dataclass(slots=True)
@@ -26,7 +35,7 @@ class Batch:
     unreadable: int
 
 
-async def count_secrets(otp: OTP) -> int:
+async def count_secrets(otp: Sealed) -> int:
     """How many device secrets there are."""
     devices = table_of(otp.device_model)
     query = select(func.count()).where(devices.c.sealed_secret.is_not(None))
@@ -34,10 +43,10 @@ async def count_secrets(otp: OTP) -> int:
     async def work(session: AsyncSession) -> int:
         return await session.scalar(query) or 0
 
-    return await otp.read(work)
+    return await otp.transactions.read(work)
 
 
-async def rotate_keys(otp: OTP, size: int = 100) -> AsyncIterator[Batch]:
+async def rotate_keys(otp: Sealed, size: int = 100) -> AsyncIterator[Batch]:
     """Rewrite every secret that is not under the first key, `size` rows a transaction.
 
     It may be stopped and started again at any time, and the application may go on meanwhile: rows
@@ -53,7 +62,7 @@ async def rotate_keys(otp: OTP, size: int = 100) -> AsyncIterator[Batch]:
         last_id = batch.last_id
 
 
-async def _rotate_batch(otp: OTP, after: int, size: int) -> Batch | None:
+async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
     devices = table_of(otp.device_model)
     columns = (devices.c.id, devices.c.kind, devices.c.user_id, devices.c.sealed_secret)
     ahead = select(devices.c.id).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
@@ -75,10 +84,10 @@ async def _rotate_batch(otp: OTP, after: int, size: int) -> Batch | None:
                 await session.execute(change.values(sealed_secret=sealed))
         return batch
 
-    return await otp.write(work)
+    return await otp.transactions.write(work)
 
 
-def _reseal(otp: OTP, row: Any) -> str | None:
+def _reseal(otp: Sealed, row: Any) -> str | None:
     sealed = otp.keyring.reseal(row.sealed_secret, kind=row.kind, owner=str(row.user_id))
     if sealed is None:
         logger.error("%s", SecretUnreadable(f"{row.kind}/{row.id}"))

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable
-from starlette_otp.verdict import Verdict, verdict_of
+from starlette_otp.web.verdict import Verdict, verdict_of
 
 UNAVAILABLE = "unavailable"
 """The code of 503."""

@@ -1,18 +1,4 @@
-"""What a host's test suite needs: verified clients, devices with a known secret, the contract.
-
-With pytest and FastAPI or Starlette:
-
-    def test_the_vault_opens(otp, user):
-        with TestClient(app) as client:
-            verify(client, otp, user)
-            assert client.get("/vault").status_code == 200
-
-    async def test_a_token_opens_it(otp, user):
-        device = await make_device(otp, user, TOTPDevice)
-        assert await otp.match_token(user, token_at(device)) == device
-
-`otp` is the application's own, and its database a real one.
-"""
+"""Verified clients, and devices with a known secret."""
 
 from __future__ import annotations
 
@@ -20,38 +6,29 @@ import copy
 from datetime import datetime
 from email.message import Message
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from urllib.request import Request
 
 from anyio.from_thread import start_blocking_portal
-from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.datastructures import Headers
 from starlette.middleware.sessions import SessionMiddleware
 
 from starlette_otp import clock, oath
-from starlette_otp.contract import DeviceContract
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, DeviceRejected
-from starlette_otp.service import OTP
-from starlette_otp.sessions import SESSION_KEY, complete_row, new_row
+from starlette_otp.otp import OTP
+from starlette_otp.web.cookie import SESSION_KEY
+from starlette_otp.web.user import unwrapped
 
-__all__ = [
-    "KNOWN_SECRET",
-    "DeviceContract",
-    "averify",
-    "make_device",
-    "token_at",
-    "verified_session",
-    "verify",
-]
+M = TypeVar("M")
 
 KNOWN_SECRET = b"12345678901234567890"
 """The secret of the test vectors of RFC 4226 and RFC 6238."""
 
 
-async def make_device(otp: OTP, user: object, model: type[Any], **values: Any) -> Any:
+async def make_device(otp: OTP, user: object, model: type[M], **values: Any) -> M:
     """A confirmed device of the user's, in the database, with the known secret.
 
     Args:
@@ -68,7 +45,7 @@ async def make_device(otp: OTP, user: object, model: type[Any], **values: Any) -
         raise ValueError("make_device needs an authenticated user.")
     device = model(**{"secret": KNOWN_SECRET, "user_id": key, **values})
 
-    async def work(session: AsyncSession) -> Any:
+    async def work(session: AsyncSession) -> M:
         session.add(device)
         return device
 
@@ -115,14 +92,8 @@ async def verified_session(otp: OTP, user: Any, device: Any | None = None) -> di
     if device is not None and device not in devices:
         raise DeviceRejected(device, "The device is no confirmed device of the user's.")
     device = device or devices[0]
-    token, row = new_row(otp, user, device)
-
-    async def work(session: AsyncSession) -> None:
-        await complete_row(session, otp, user, device, row)
-        await session.execute(insert(otp.session_model).values(row))
-
-    await otp.write(work)
-    return {SESSION_KEY: token}
+    begun = await otp.sessions.begin(unwrapped(user), device)
+    return {SESSION_KEY: begun.token}
 
 
 async def averify(

@@ -18,9 +18,9 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
 
-from starlette_otp import rotation
 from starlette_otp.exceptions import DatabaseUnavailable, OTPError
-from starlette_otp.service import OTP
+from starlette_otp.otp import OTP
+from starlette_otp.service import rotation
 
 P = ParamSpec("P")
 ROWS = click.IntRange(min=1)
@@ -73,7 +73,7 @@ def main() -> None:
 @speaking
 def migrate(revision: str) -> None:
     """Build the ready-made tables in the database at DATABASE_URL, or bring them up to date."""
-    from starlette_otp.migrations import upgrade
+    from starlette_otp.cli.migrations import upgrade
     from starlette_otp.models import database_url
 
     upgrade(database_url(), revision)
@@ -162,12 +162,12 @@ def demo(port: int, data: Path | None, reset: bool) -> None:
     PostgreSQL is started for it; DATABASE_URL takes another server instead.
     """
     try:
-        from starlette_otp import _demo_server
+        from starlette_otp.cli.server import run
     except ImportError as exc:
         raise click.ClickException(
             f"The demo needs {exc.name}: pip install 'starlette-otp[demo]'"
         ) from None
-    _demo_server.run(port, data, reset)
+    run(port, data, reset)
 
 
 def load_otp(path: str | None) -> OTP:

@@ -11,8 +11,8 @@ from starlette.authentication import AuthCredentials
 from starlette.requests import HTTPConnection
 
 from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.service import OTP
-from starlette_otp.users import RequestUser, attach, unwrapped
+from starlette_otp.web.site import Site
+from starlette_otp.web.user import RequestUser, attach, unwrapped
 
 VERDICT = "starlette_otp.verdict"
 """Where the ASGI scope has it."""
@@ -25,7 +25,7 @@ class Verdict:
     `user` is None for anonymous. `away` says that the database could not be asked.
     """
 
-    otp: OTP
+    otp: Site
     root_path: str
     user: Any | None = None
     device: Any | None = None

@@ -6,10 +6,11 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from starlette_otp.exceptions import ConfigurationError, is_away
-from starlette_otp.service import OTP
-from starlette_otp.sessions import FOUND, Found, find_session
-from starlette_otp.users import unwrapped
-from starlette_otp.verdict import VERDICT, Verdict, show
+from starlette_otp.service.sessions import Found
+from starlette_otp.web.backend import FOUND, find_session
+from starlette_otp.web.site import Site
+from starlette_otp.web.user import unwrapped
+from starlette_otp.web.verdict import VERDICT, Verdict, show
 
 _BEFORE = {"session": "SessionMiddleware", "user": "AuthenticationMiddleware"}
 
@@ -25,7 +26,7 @@ class OTPMiddleware:
         otp: the application's OTP.
     """
 
-    def __init__(self, app: ASGIApp, otp: OTP) -> None:
+    def __init__(self, app: ASGIApp, otp: Site) -> None:
         self.app = app
         self.otp = otp
 
@@ -51,12 +52,12 @@ class OTPMiddleware:
         await self.app(scope, receive, send)
 
     async def _find(self, conn: HTTPConnection, verdict: Verdict) -> Found | None:
-        known = conn.scope.pop(FOUND, None)
+        owner, known = conn.scope.pop(FOUND, (None, None))
         if isinstance(known, Exception):
             verdict.away = True
             return None
         user = unwrapped(conn.scope["user"])
-        if isinstance(known, Found) and known.otp is self.otp and known.user is user:
+        if isinstance(known, Found) and owner is self.otp and known.user is user:
             return known
         if self.otp.device_model.user_key(user) is None:
             return None
@@ -67,4 +68,4 @@ class OTPMiddleware:
                 raise
             verdict.away = True
             return None
-        return found or Found(self.otp, user, None, None, None)
+        return found or Found(user, None, None, None)

@@ -23,9 +23,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from starlette_otp.demo import create_app
+from starlette_otp.cli.demo import create_app
+from starlette_otp.cli.migrations import upgrade
 from starlette_otp.keyring import Keyring
-from starlette_otp.migrations import upgrade
 from starlette_otp.models import Device, StaticDevice, TOTPDevice, User, database_url
 
 with warnings.catch_warnings():

@@ -1,10 +1,9 @@
-"""Where the shipped templates and migrations are, and the Jinja environment over them."""
+"""The Jinja environment: the host's templates first, then the shipped ones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from pathlib import Path
 
 from jinja2 import (
     BaseLoader,
@@ -16,20 +15,10 @@ from jinja2 import (
 )
 from starlette.templating import Jinja2Templates
 
-_PACKAGE = Path(__file__).parent
+from starlette_otp.resources import TEMPLATES
 
 Folder = str | PathLike[str]
 Templates = Folder | Sequence[Folder] | Jinja2Templates | None
-
-
-def shipped(packaged: str, in_tree: str) -> Path:
-    """A folder that travels with the package: inside a wheel, else beside the package."""
-    inside = _PACKAGE / packaged
-    return inside if inside.is_dir() else _PACKAGE.parent / in_tree
-
-
-TEMPLATES = shipped("templates", "templates")
-MIGRATIONS = shipped("_migrations", "alembic")
 
 
 def _escaping(host: bool | Callable[[str | None], bool]) -> Callable[[str | None], bool]:

@@ -12,10 +12,11 @@ from starlette.requests import Request
 from wtforms import PasswordField, SelectField, StringField, SubmitField
 
 from starlette_otp import clock
-from starlette_otp._form import BaseForm, merged
 from starlette_otp.devices.policies import VerifyNotAllowed
+from starlette_otp.devices.users import is_active, password_hash
 from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed
-from starlette_otp.users import attach, is_active, password_hash
+from starlette_otp.web.base_form import BaseForm, merged
+from starlette_otp.web.user import attach
 
 logger = logging.getLogger("starlette_otp")
 
@@ -63,7 +64,7 @@ class PasswordForm(BaseForm):
             self.add_error("password_required", self.password)
         if not username or not password:
             return None
-        user = await self.otp.authenticate(self._request, username, password)
+        user = await self.otp.users.authenticate(self._request, username, password)
         if user is None:
             self.add_error("invalid_login")
         return user
@@ -104,7 +105,7 @@ class OTPAuthenticationFormMixin:
 
     async def device_choices(self: Any, user: object) -> list[tuple[str, str]]:
         """The user's confirmed devices to choose from: persistent id and name."""
-        devices = await self.otp.devices_for_user(user)
+        devices = await self.otp.enrolment.devices_for_user(user)
         names = Counter(_label(device) for device in devices)
         return [
             (d.persistent_id, _label(d) + (f" ({d.id})" if names[_label(d)] > 1 else ""))
@@ -148,7 +149,7 @@ class OTPAuthenticationFormMixin:
         self.otp_token.data = ""
 
     async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
-        attempt = await self.otp.attempt(user, self.otp_token.data, chosen)
+        attempt = await self.otp.verification.attempt(user, self.otp_token.data, chosen)
         refusal = attempt.refusal
         if attempt.device is None and refusal is None:
             self.add_error("invalid_token", self.otp_token)
@@ -162,7 +163,7 @@ class OTPAuthenticationFormMixin:
 
     async def _challenge(self: Any, user: Any, chosen: str | None) -> None:
         try:
-            message = chosen and await self.otp.generate_challenge(user, chosen)
+            message = chosen and await self.otp.challenges.generate(user, chosen)
         except DeliveryFailed:
             self.add_error("challenge_exception", self.otp_device)
         except DatabaseUnavailable:
@@ -230,7 +231,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             self._request.session.pop(TICKET_KEY, None)
             return True
         self.password_accepted = True
-        if self.password.data and self.otp.loads_users:
+        if self.password.data and self.otp.users.can_be_loaded:
             await self._issue_ticket(user)
         return False
 
@@ -248,7 +249,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             "username": self.username.data,
             "user": str(self.otp.device_model.user_key(user)),
             "password": self.otp.keyring.digests("password", password_hash(user))[0],
-            "usage": await self.otp.usage(user),
+            "usage": await self.otp.enrolment.usage(user),
         }
         # Unreadable too: the cookie is not, and a username may be an address.
         self._request.session[TICKET_KEY] = self.otp.keyring.make_ticket(ticket, clock.now())
@@ -256,14 +257,18 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
     async def _redeem_ticket(self, username: str) -> Any | None:
         otp, ticket = self.otp, self._request.session.get(TICKET_KEY)
         claims = otp.keyring.read_ticket(ticket, clock.now(), TICKET_MAX_AGE)
-        if claims is None or not otp.loads_users or username not in ("", claims["username"]):
+        if (
+            claims is None
+            or not otp.users.can_be_loaded
+            or username not in ("", claims["username"])
+        ):
             return None
-        user = await otp.load_user(self._request, claims["user"])
+        user = await otp.users.load(self._request, claims["user"])
         if user is None or not is_active(user):
             return None
         if not otp.keyring.digest_matches("password", password_hash(user), claims["password"]):
             return None
-        if await otp.usage(user) != claims["usage"]:
+        if await otp.enrolment.usage(user) != claims["usage"]:
             return None
         self.username.data = claims["username"]
         return user

@@ -24,7 +24,7 @@ class Transactions:
     """
 
     def __init__(self, sessionmaker: async_sessionmaker[AsyncSession], model: type[Any]) -> None:
-        self._sessionmaker = sessionmaker
+        self.sessionmaker = sessionmaker
         self._mapper = inspect(model)
 
     async def read(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
@@ -47,7 +47,7 @@ class Transactions:
     ) -> T:
         committing = False
         try:
-            async with self._sessionmaker(expire_on_commit=False, autoflush=False) as session:
+            async with self.sessionmaker(expire_on_commit=False, autoflush=False) as session:
                 await session.connection(
                     bind_arguments={"mapper": self._mapper},
                     execution_options={"isolation_level": isolation},

@@ -5,8 +5,8 @@ from __future__ import annotations
 from alembic.config import Config
 
 from alembic import command
-from starlette_otp._resources import MIGRATIONS
 from starlette_otp.exceptions import DatabaseUnavailable, is_away
+from starlette_otp.resources import MIGRATIONS
 
 
 def upgrade(url: str, revision: str = "head") -> None:

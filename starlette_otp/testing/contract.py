@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock
-from starlette_otp.service import OTP
+from starlette_otp.otp import OTP
 
 
 class DeviceContract:
@@ -23,7 +23,7 @@ class DeviceContract:
 
     The suite runs async tests (`@pytest.mark.asyncio` on the class, in pytest-asyncio's strict
     mode) and has fixtures `otp`, `user` and `other_user` over a real database. For readable
-    failures call `pytest.register_assert_rewrite("starlette_otp.contract")` in conftest.py.
+    failures call `pytest.register_assert_rewrite("starlette_otp.testing.contract")` in conftest.py.
     """
 
     attempts: ClassVar[int] = 20

@@ -1,26 +1,20 @@
-"""What all forms share: CSRF that is always on, errors with codes, and bodies read with care."""
+"""BaseForm: what all forms share, CSRF that is always on and errors with codes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from python_multipart.multipart import parse_options_header
-from starlette.datastructures import FormData, ImmutableMultiDict
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette_wtf import StarletteForm
 from starlette_wtf.util import generate_csrf, validate_csrf
 from wtforms import Form
 from wtforms.csrf.core import CSRF
 
-from starlette_otp.service import OTP
-from starlette_otp.verdict import verdict_of
+from starlette_otp.web.body import submitted
+from starlette_otp.web.site import Site
+from starlette_otp.web.verdict import verdict_of
 
-MAX_BODY = 64 * 1024
-"""Bytes of a submitted form."""
-_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
 CSRF_KEY = "otp_csrf"
 """Where the session holds what the CSRF tokens sign."""
 _CSRF_MAX_AGE = 3600
@@ -77,7 +71,7 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
             HTTPException: 400 for a body that does not parse, a JSON body that is no object of
                 texts, or a file for a field.
         """
-        kwargs.setdefault("formdata", await _submitted(request))
+        kwargs.setdefault("formdata", await submitted(request))
         return cls(request, **kwargs)
 
     async def validate(self, extra_validators: Any = None) -> bool:
@@ -103,7 +97,7 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
         self.error_codes.append(code)
 
     @property
-    def otp(self) -> OTP:
+    def otp(self) -> Site:
         """The OTP of this request."""
         return verdict_of(self._request).otp
 
@@ -112,51 +106,3 @@ def merged(form_class: type[Any], attribute: str) -> dict[str, str]:
     """A table of messages over those of the bases: an override names only what it changes."""
     tables = [vars(cls).get(attribute, {}) for cls in reversed(form_class.__mro__)]
     return {code: message for table in tables for code, message in table.items()}
-
-
-async def _submitted(request: Request) -> Any:
-    if request.method not in ("POST", "PUT", "PATCH", "DELETE"):
-        return None
-    content_type, _ = parse_options_header(request.headers.get("content-type"))
-    data: FormData | ImmutableMultiDict[str, Any]
-    if content_type == b"application/json":
-        data = await _json_object(request)
-    elif not is_utf8(request):
-        raise HTTPException(400, "The body has to be UTF-8.")
-    else:
-        data = await request.form(max_files=10, max_fields=50, max_part_size=MAX_BODY)
-    for name, value in data.multi_items():
-        if not _is_text(value):
-            await request.close()
-            raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
-    return data
-
-
-def is_utf8(request: Request) -> bool:
-    """Whether a body may be parsed as a form.
-
-    Starlette decodes it with any codec that the client names, and some of those take minutes,
-    fail, or make text that can't be encoded again.
-    """
-    _, options = parse_options_header(request.headers.get("content-type"))
-    return options.get(b"charset", b"utf-8").lower() in _CHARSETS
-
-
-def _is_text(value: object) -> bool:
-    """Whether it can be shown again: no file or number, and no lone surrogate inside."""
-    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
-
-
-async def _json_object(request: Request) -> ImmutableMultiDict[str, Any]:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
-            raise HTTPException(413, "The body is too large.")
-    try:
-        body = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "The body is not JSON.") from None
-    if not isinstance(body, dict):
-        raise HTTPException(400, "The body has to be a JSON object.")
-    return ImmutableMultiDict(body)

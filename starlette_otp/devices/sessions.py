@@ -1,0 +1,55 @@
+"""OTPSessionMixin: the table `otp_session`, one row a session."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any, ClassVar
+
+from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, String
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+
+from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.owner import table_of, user_id_column
+
+MAX_USER_AGENT = 255
+"""Characters that are kept of a browser's name."""
+
+
+class OTPSessionMixin:
+    """A session: table `otp_session`. The host sets `__device_model__` to its device class.
+
+    The cookie holds a random token, the row its digest: a copied cookie is worth nothing once the
+    row is gone or has a new token.
+    """
+
+    __device_model__: ClassVar[type[DeviceMixin]]
+    __tablename__ = "otp_session"
+
+    max_age: ClassVar[timedelta | float] = timedelta(days=14)
+    """How long a session lives from its log-in or verification; a timedelta or seconds."""
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
+    token_digest: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+    user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
+    password_fingerprint: Mapped[str] = mapped_column(String(64))
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if hasattr(cls, "__device_model__"):  # a host's own mixin has none yet
+            cls.__device_model__.__session_model__ = cls
+
+    @declared_attr
+    def user_id(cls) -> Mapped[Any]:
+        model = cls.__device_model__.__user_model__
+        if model is not None:
+            return user_id_column(model)
+        column = table_of(cls.__device_model__).c.user_id
+        return mapped_column(column.type, index=True, nullable=False)
+
+    @declared_attr
+    def device_id(cls) -> Mapped[int | None]:
+        key = ForeignKey(table_of(cls.__device_model__).c.id, ondelete="SET NULL")
+        return mapped_column(key, index=True)

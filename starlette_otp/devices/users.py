@@ -1,0 +1,107 @@
+"""UserMixin: a user with a name and a password, and how the password is hashed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pwdlib import PasswordHash
+from pwdlib.exceptions import UnknownHashError
+from sqlalchemy import String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.owner import is_clean_text, raw_user_key
+
+MAX_PASSWORD_LENGTH = 1024
+"""Characters. Longer passwords are refused before Argon2 spends its time on them."""
+MAX_USERNAME_LENGTH = 254
+"""Characters; a mail address fits."""
+
+_hasher = PasswordHash.recommended()
+
+
+class UserMixin:
+    """A user with a name and a password, for a host that has no user model yet."""
+
+    __allow_unmapped__ = True
+
+    username: Mapped[str] = mapped_column(String(MAX_USERNAME_LENGTH), unique=True)
+    email: Mapped[str] = mapped_column(String(254), default="", server_default="")
+    password_hash: Mapped[str] = mapped_column(String(255), default="", server_default="")
+    is_active: Mapped[bool] = mapped_column(default=True, server_default="true")
+    is_staff: Mapped[bool] = mapped_column(default=False, server_default="false")
+
+    otp_device: DeviceMixin | None = None
+    """After OTPMiddleware: the device that verified this request's session."""
+
+    def is_verified(self) -> bool:
+        """Whether a device verified this request's session."""
+        return self.otp_device is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A host may keep users for other requests; being verified is this request's alone.
+        return {name: value for name, value in vars(self).items() if name != "otp_device"}
+
+    @property
+    def is_authenticated(self) -> bool:
+        """True: Starlette's word for somebody."""
+        return True
+
+    @property
+    def display_name(self) -> str:
+        """Starlette's word for the name to show."""
+        return self.username
+
+    @property
+    def identity(self) -> str:
+        """Starlette's word for the key, as text."""
+        return str(raw_user_key(self, type(self)))
+
+    def set_password(self, raw: str) -> None:
+        """Hash `raw` with Argon2id; every session of the user ends at its next request.
+
+        Raises:
+            ValueError: empty, over 1,024 characters, or no clean text.
+        """
+        if not raw or not is_plausible(raw):
+            raise ValueError(f"A password is 1 to {MAX_PASSWORD_LENGTH} characters, without NUL.")
+        self.password_hash = hash_password(raw)
+
+    def check_password(self, raw: str) -> bool:
+        """Whether `raw` is the password. It takes as long as Argon2 does: call it in a thread."""
+        return check_password(raw, self.password_hash)
+
+
+def hash_password(raw: str) -> str:
+    """The Argon2id hash of a password."""
+    return _hasher.hash(raw)
+
+
+def is_argon2(stored: str) -> bool:
+    """Whether a stored hash is one of ours, which takes as long to check as any other of them."""
+    return bool(_hasher.current_hasher.identify(stored))
+
+
+def check_password(raw: str, password_hash: str) -> bool:
+    """Whether `raw` is what `password_hash` was made of; False for anything implausible."""
+    if not is_plausible(raw):
+        return False
+    try:
+        return _hasher.verify(raw, password_hash)
+    except UnknownHashError:
+        return False
+
+
+def is_active(user: object) -> bool:
+    """Whether the user may log in and stay in; one without such an attribute may."""
+    return bool(getattr(user, "is_active", True))
+
+
+def password_hash(user: object) -> str:
+    """The hash that a session's fingerprint is of; users without a password have none."""
+    return getattr(user, "password_hash", None) or ""
+
+
+def is_plausible(password: str) -> bool:
+    """Whether a text can be a password: not over 1,024 characters, no NUL, no lone surrogate."""
+    return len(password) <= MAX_PASSWORD_LENGTH and is_clean_text(password)

@@ -1,0 +1,284 @@
+"""OTP: the object an application makes, a table of contents over its collaborators."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from starlette.datastructures import Secret
+from starlette.endpoints import HTTPEndpoint
+from starlette.requests import HTTPConnection, Request
+from starlette.routing import BaseRoute
+from typing_extensions import TypeVar
+
+from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.declared import check_declared
+from starlette_otp.keyring import Keyring
+from starlette_otp.service.attempts import Attempt
+from starlette_otp.service.challenges import Challenges
+from starlette_otp.service.enrolment import Enrolment
+from starlette_otp.service.sessions import Sessions
+from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.users import Authenticate, LoadUser, Users
+from starlette_otp.service.verification import Verification
+from starlette_otp.web import views
+from starlette_otp.web.templates import Templates, jinja_templates
+
+# A default, so that `otp: OTP` alone is a type, too.
+D = TypeVar("D", bound=DeviceMixin, default=Any)
+T = TypeVar("T")
+
+
+class OTP(Generic[D]):
+    """One-time passwords over a host's device model.
+
+    Verification owns its transaction: it is committed whatever becomes of the request, so that
+    every failure is counted, and it is READ COMMITTED whatever the engine's default is.
+
+    Args:
+        sessionmaker: the host's; sessions are made with `expire_on_commit=False` and left alone.
+        device_model: the class that mixes in DeviceMixin.
+        secret_key: 32 characters or more; of several the first seals and signs, all still open.
+        login_url: where guards send people; one leading `/` goes under the app's root path.
+        login_redirect_url: where people go after log-in without a `next`.
+        authenticate: `async (request, username, password) -> user | None`, instead of the default.
+        load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
+        templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
+
+    Raises:
+        ConfigurationError: a short key, or a class that is missing or there twice.
+    """
+
+    def __init__(
+        self,
+        sessionmaker: async_sessionmaker[AsyncSession],
+        device_model: type[D],
+        *,
+        secret_key: str | Secret | Sequence[str | Secret],
+        login_url: str = "/account/login",
+        login_redirect_url: str = "/",
+        authenticate: Authenticate | None = None,
+        load_user: LoadUser | None = None,
+        templates: Templates = None,
+    ) -> None:
+        check_declared(device_model)
+        self.device_model = device_model
+        self.login_url = login_url
+        self.login_redirect_url = login_redirect_url
+        self.keyring = device_model.__keyring__ = Keyring(secret_key)
+        self.templates = jinja_templates(templates)
+        device_model.__environment__ = self.templates.env
+        self.transactions = Transactions(sessionmaker, device_model)
+        self.users = Users(self.transactions, device_model, authenticate, load_user)
+        self.enrolment = Enrolment(self.transactions, device_model, sender=self)
+        self.verification = Verification(self.transactions, device_model, sender=self)
+        self.challenges = Challenges(self.transactions, device_model, sender=self)
+        self.sessions = Sessions(self.transactions, device_model, self.keyring)
+
+    # Devices.
+
+    async def devices_for_user(
+        self,
+        user: object,
+        confirmed: bool | None = True,
+        *,
+        for_verify: bool = False,
+        session: AsyncSession | None = None,
+    ) -> list[D]:
+        """The user's devices by id; none for anonymous.
+
+        Args:
+            user: the user.
+            confirmed: only the confirmed, only the unconfirmed, or None for all.
+            for_verify: lock them, in the order of their ids, in the caller's transaction.
+            session: the caller's session; needed with `for_verify`.
+
+        Raises:
+            TransactionRequired: `for_verify` without a READ COMMITTED transaction.
+        """
+        return await self.enrolment.devices_for_user(
+            user, confirmed, for_verify=for_verify, session=session
+        )
+
+    async def user_has_device(self, user: object, confirmed: bool | None = True) -> bool:
+        """Whether the user has such a device (one EXISTS)."""
+        return await self.enrolment.user_has_device(user, confirmed)
+
+    async def add_device(self, user: object, device: T) -> T:
+        """Give the user a device: it is saved as theirs.
+
+        Returns:
+            The device. A confirmed one is told as `otp_device_added`, an unconfirmed one when
+            `confirm_device` confirms it.
+
+        Raises:
+            ValueError: the user is nobody.
+        """
+        await self.enrolment.add_device(user, device)
+        return device
+
+    async def remove_device(self, user: object, device_id: str) -> D | None:
+        """Take a device from the user; what sessions it verified are unverified from now on.
+
+        Returns:
+            The device that was, or None if the user has no such device.
+        """
+        return await self.enrolment.remove_device(user, device_id)
+
+    async def add_static_token(self, user: object, token: str | None = None) -> str:
+        """Add a token to the user's first static device, which is made if there is none.
+
+        Returns:
+            The plain token, shown this once.
+
+        Raises:
+            ConfigurationError: the host has no static devices.
+            ValueError: the user is nobody, or the chosen token can't be one.
+        """
+        return await self.enrolment.add_static_token(user, token)
+
+    # Tokens.
+
+    async def verify_token(self, user: object, device_id: str, token: str) -> D | None:
+        """Verify a token with one of the user's confirmed devices: lock, verify, commit.
+
+        Args:
+            user: whose device it has to be.
+            device_id: its persistent id; another user's is as good as none.
+            token: what the user typed.
+
+        Returns:
+            The device, or None.
+        """
+        # A missing id names no device; None would ask all of them.
+        return (await self.attempt(user, token, device_id or "")).device
+
+    async def match_token(self, user: object, token: str) -> D | None:
+        """Verify a token with the first of the user's devices that accepts it.
+
+        Only that device changes. When none accepts, each that was asked counts a failure; locked
+        devices are not asked, nor those whose tokens can't look like that.
+
+        Returns:
+            The device, or None.
+        """
+        return (await self.attempt(user, token)).device
+
+    async def confirm_device(self, user: object, device_id: str, token: str) -> D | None:
+        """Confirm the user's own device with one of its tokens, throttled as any; no log-in.
+
+        Returns:
+            The device, now confirmed, or None.
+        """
+        return (await self.attempt(user, token, device_id or "", confirming=True)).device
+
+    async def attempt(
+        self, user: object, token: str, device_id: str | None = None, confirming: bool = False
+    ) -> Attempt:
+        """One attempt to verify, with one device or with all, and why none was asked."""
+        return await self.verification.attempt(user, token, device_id, confirming)
+
+    async def resynchronize(
+        self, user: object, device_id: str, first: str, second: str
+    ) -> D | None:
+        """Find an HOTP device's counter again by two consecutive tokens (RFC 4226 section 7.4).
+
+        It looks further ahead than a verification does, as far as `resync_window`; it is
+        throttled as any, and verifies no session.
+
+        Returns:
+            The device, its counter past the second token, or None.
+        """
+        return await self.verification.resynchronize(user, device_id, first, second)
+
+    async def generate_challenge(
+        self, user: object, device_id: str, *, confirming: bool = False, **context: Any
+    ) -> str | None:
+        """Challenge the user with one of their confirmed devices: prepare, commit, then deliver.
+
+        Nothing is locked while the challenge is on its way. One that does not arrive is dead, and
+        the cooldown is given back.
+
+        Args:
+            user: whose device it has to be.
+            device_id: its persistent id.
+            confirming: an unconfirmed device gives a challenge, too, for `confirm_device`.
+            context: for the device and its templates.
+
+        Returns:
+            The message for the user, which may say why there is no challenge now; None from a
+            passive, unknown or another user's device.
+
+        Raises:
+            DeliveryFailed: the challenge could not be delivered; the log says why.
+        """
+        return await self.challenges.generate(user, device_id, confirming=confirming, **context)
+
+    # Users and their sessions.
+
+    @property
+    def user_model(self) -> type[Any] | None:
+        """The class of the users, where they live in this database."""
+        return self.users.model
+
+    @property
+    def session_model(self) -> type[Any]:
+        """The class of the sessions."""
+        return self.sessions.model
+
+    async def authenticate(self, request: Request, username: str, password: str) -> Any | None:
+        """The user with that name and password, or None.
+
+        Raises:
+            TooBusy: too many others wait for their turn.
+        """
+        return await self.users.authenticate(request, username, password)
+
+    async def find_user(self, username: str) -> Any | None:
+        """The user with that name in the user model, or None."""
+        return await self.users.find(username)
+
+    async def load_user(self, conn: HTTPConnection, key: object) -> Any | None:
+        """The user with that key, from the user model or by the host's `load_user`; or None."""
+        return await self.users.load(conn, key)
+
+    async def revoke_sessions(self, device_or_user: object) -> None:
+        """Take back what sessions are worth, from their next request on.
+
+        Args:
+            device_or_user: sessions of a device become unverified, those of a user are gone.
+        """
+        await self.sessions.revoke(device_or_user)
+
+    async def clear_sessions(self, batch: int = 1000) -> int:
+        """Delete expired sessions, `batch` rows a transaction.
+
+        Returns:
+            How many there were.
+        """
+        return await self.sessions.clear(batch)
+
+    # Transactions of ours, for a host that writes next to it.
+
+    async def read(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Run `work` in a session that only reads: no BEGIN, no ROLLBACK."""
+        return await self.transactions.read(work)
+
+    async def write(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
+        """Run `work` in a READ COMMITTED transaction of its own and commit.
+
+        Raises:
+            DatabaseUnavailable: the database is away; nothing was written that this call knows of.
+        """
+        return await self.transactions.write(work)
+
+    # Pages.
+
+    def routes(self, login_view: type[HTTPEndpoint] | None = None) -> Sequence[BaseRoute]:
+        """Log-in, log-out and their stylesheet, to mount: `Mount(..., name="otp")`.
+
+        Args:
+            login_view: a subclass of LoginView in its place.
+        """
+        return views.routes(login_view or views.LoginView)

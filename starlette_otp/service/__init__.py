@@ -1,0 +1,1 @@
+"""Whatever opens a transaction; nothing in this room knows a request."""

@@ -1,0 +1,75 @@
+"""Challenges: prepared and committed, then delivered, with nothing locked meanwhile."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from starlette_otp import signals
+from starlette_otp.devices.base import locked
+from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
+from starlette_otp.exceptions import DeliveryFailed
+from starlette_otp.service.enrolment import one_of
+from starlette_otp.service.transactions import Transactions
+
+logger = logging.getLogger("starlette_otp")
+
+
+class Challenges:
+    """Makes users' devices give their challenges.
+
+    Args:
+        transactions: over the host's sessionmaker.
+        device_model: the class that mixes in DeviceMixin.
+        sender: whom the signals name.
+    """
+
+    def __init__(self, transactions: Transactions, device_model: type[Any], sender: object) -> None:
+        self._transactions = transactions
+        self._device_model = device_model
+        self._sender = sender
+
+    async def generate(
+        self, user: object, device_id: str, *, confirming: bool = False, **context: Any
+    ) -> str | None:
+        """`OTP.generate_challenge`."""
+        confirmed = None if confirming else True
+        query = one_of(self._device_model, user, device_id, confirmed)
+
+        async def work(session: AsyncSession) -> tuple[Any, str | None]:
+            device = await session.scalar(locked(query))
+            if device is None or not device.is_interactive():
+                return None, None
+            allowed, why = await device.generate_is_allowed()
+            if not allowed:
+                return None, refusal_in_words(why)
+            return device, await device.generate_challenge(**context)
+
+        device, message = await self._transactions.write(work)
+        if device is None or message is None:
+            return message
+        try:
+            await device.deliver(**{"user": user, **device.delivery})
+        except Exception:
+            logger.exception("The challenge of %r could not be delivered.", device)
+            await self._retract(user, device)
+            raise DeliveryFailed(device) from None
+        key = self._device_model.user_key(user)
+        logger.info("A challenge of user %s was sent (%r).", key, device)
+        await signals.send(signals.otp_challenge_sent, self._sender, user=user, device=device)
+        return message
+
+    async def _retract(self, user: object, failed: Any) -> None:
+        # Unconfirmed meanwhile or not: its token is dead.
+        query = one_of(self._device_model, user, failed.persistent_id, confirmed=None)
+
+        async def work(session: AsyncSession) -> None:
+            device = await session.scalar(locked(query))
+            if device is not None:
+                device.retract_challenge(failed)
+                if isinstance(device, CooldownMixin):
+                    device.cooldown_return(failed)
+
+        await self._transactions.write(work)

@@ -1,0 +1,135 @@
+"""Enrolment: the devices a user has; devices given to users and taken from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from starlette_otp import signals
+from starlette_otp.devices.base import locked, parse_persistent_id, require_read_committed
+from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.exceptions import ConfigurationError, TransactionRequired
+from starlette_otp.service.transactions import Transactions
+
+
+class Enrolment:
+    """Lists users' devices, gives them and takes them away, and tells of it.
+
+    Args:
+        transactions: over the host's sessionmaker.
+        device_model: the class that mixes in DeviceMixin.
+        sender: whom the signals name.
+    """
+
+    def __init__(self, transactions: Transactions, device_model: type[Any], sender: object) -> None:
+        self._transactions = transactions
+        self._device_model = device_model
+        self._sender = sender
+
+    async def devices_for_user(
+        self,
+        user: object,
+        confirmed: bool | None = True,
+        *,
+        for_verify: bool = False,
+        session: AsyncSession | None = None,
+    ) -> list[Any]:
+        """`OTP.devices_for_user`."""
+        query = self._device_model.devices_for_user(user, confirmed)
+        if for_verify:
+            if session is None or not session.in_transaction():
+                raise TransactionRequired("for_verify needs a session with an open transaction.")
+            await require_read_committed(session, self._device_model)
+            query = locked(query)
+        if session is not None:
+            return list(await session.scalars(query))
+
+        async def work(own: AsyncSession) -> list[Any]:
+            return list(await own.scalars(query))
+
+        return await self._transactions.read(work)
+
+    async def user_has_device(self, user: object, confirmed: bool | None = True) -> bool:
+        """`OTP.user_has_device`."""
+        query = self._device_model.devices_for_user(user, confirmed).order_by(None)
+
+        async def work(session: AsyncSession) -> bool:
+            return bool(await session.scalar(select(query.exists())))
+
+        return await self._transactions.read(work)
+
+    async def usage(self, user: object) -> str:
+        """A text that differs after a device of the user's accepted a token, or came or went."""
+        devices = self._device_model.devices_for_user(user).subquery()
+        query = select(func.max(devices.c.last_used_at), func.sum(devices.c.id))
+
+        async def work(session: AsyncSession) -> str:
+            return str(tuple((await session.execute(query)).one()))
+
+        return await self._transactions.read(work)
+
+    async def add_device(self, user: object, device: Any) -> Any:
+        """`OTP.add_device`."""
+        device.user_id = self._somebody(user)
+
+        async def work(session: AsyncSession) -> None:
+            session.add(device)
+
+        await self._transactions.write(work)
+        if device.confirmed:
+            await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
+        return device
+
+    async def remove_device(self, user: object, device_id: str) -> Any | None:
+        """`OTP.remove_device`."""
+        query = one_of(self._device_model, user, device_id, confirmed=None)
+
+        async def work(session: AsyncSession) -> Any | None:
+            device = await session.scalar(locked(query))
+            if device is not None:
+                await session.delete(device)
+            return device
+
+        device = await self._transactions.write(work)
+        if device is not None:
+            await signals.send(signals.otp_device_removed, self._sender, user=user, device=device)
+        return device
+
+    async def add_static_token(self, user: object, token: str | None = None) -> str:
+        """`OTP.add_static_token`."""
+        key = self._somebody(user)
+        kinds = self._device_model.kinds().values()
+        model = next((kind for kind in kinds if issubclass(kind, StaticDeviceMixin)), None)
+        if model is None:
+            raise ConfigurationError("This application has no static devices.")
+        query = model.devices_for_user(user, confirmed=True).limit(1)
+
+        async def work(session: AsyncSession) -> tuple[Any, str, bool]:
+            device = await session.scalar(locked(query))
+            is_new = device is None
+            if device is None:
+                device = model(user_id=key, name="Recovery codes")
+                session.add(device)
+            return device, await device.add_token(token), is_new
+
+        device, plain, is_new = await self._transactions.write(work)
+        if is_new:
+            await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
+        return plain
+
+    def _somebody(self, user: object) -> Any:
+        key = self._device_model.user_key(user)
+        if key is None:
+            raise ValueError("A device needs an authenticated user.")
+        return key
+
+
+def one_of(
+    device_model: type[Any], user: object, device_id: str, confirmed: bool | None = True
+) -> Select[Any]:
+    """A SELECT of the device of that id, if it is the user's; of none for any other id."""
+    query: Select[Any] = device_model.devices_for_user(user, confirmed)
+    kind, number = parse_persistent_id(device_id)
+    return query.where(device_model.id == number, device_model.kind == kind)

@@ -1,0 +1,35 @@
+"""What a host's test suite needs: verified clients, devices with a known secret, the contract.
+
+With pytest and FastAPI or Starlette:
+
+    def test_the_vault_opens(otp, user):
+        with TestClient(app) as client:
+            verify(client, otp, user)
+            assert client.get("/vault").status_code == 200
+
+    async def test_a_token_opens_it(otp, user):
+        device = await make_device(otp, user, TOTPDevice)
+        assert await otp.match_token(user, token_at(device)) == device
+
+`otp` is the application's own, and its database a real one.
+"""
+
+from starlette_otp.testing.contract import DeviceContract
+from starlette_otp.testing.helpers import (
+    KNOWN_SECRET,
+    averify,
+    make_device,
+    token_at,
+    verified_session,
+    verify,
+)
+
+__all__ = [
+    "KNOWN_SECRET",
+    "DeviceContract",
+    "averify",
+    "make_device",
+    "token_at",
+    "verified_session",
+    "verify",
+]

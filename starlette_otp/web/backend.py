@@ -1,0 +1,63 @@
+"""SessionAuthBackend: who is it, by the row of their session."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.authentication import AuthCredentials, AuthenticationBackend
+from starlette.requests import HTTPConnection
+
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
+from starlette_otp.service.sessions import Found
+from starlette_otp.web.cookie import session_token
+from starlette_otp.web.site import Site
+
+FOUND = "starlette_otp.found"
+"""Where the ASGI scope has what SessionAuthBackend found: whose OTP, and Found or an error."""
+
+
+async def find_session(otp: Site, conn: HTTPConnection, user: Any | None = None) -> Found | None:
+    """What the row of this request's session says; None without such a row.
+
+    Args:
+        otp: the application's.
+        conn: the request.
+        user: the user whom another backend found: the session has to be theirs.
+    """
+
+    async def load(key: Any) -> Any | None:
+        return await otp.users.load(conn, key)
+
+    return await otp.sessions.find(session_token(conn), load, user)
+
+
+class SessionAuthBackend(AuthenticationBackend):
+    """Starlette's authentication by our session rows: for Middleware(AuthenticationMiddleware).
+
+    It never raises for a database that is away: the request goes on as anonymous, and every guard
+    answers 503.
+    """
+
+    def __init__(self, otp: Site) -> None:
+        if not otp.users.can_be_loaded:
+            raise ConfigurationError(
+                "SessionAuthBackend needs OTP(load_user=), since there is no user model."
+            )
+        self.otp = otp
+
+    async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, Any] | None:
+        """The session's user with the scope "authenticated", or None."""
+        if "session" not in conn.scope:
+            raise ConfigurationError(
+                "SessionAuthBackend needs SessionMiddleware, installed before "
+                "AuthenticationMiddleware."
+            )
+        try:
+            found = await find_session(self.otp, conn)
+        except Exception as exc:
+            if not is_away(exc):
+                raise
+            conn.scope[FOUND] = self.otp, DatabaseUnavailable()
+            return None
+        conn.scope[FOUND] = self.otp, found
+        return (AuthCredentials(["authenticated"]), found.user) if found else None

@@ -1,0 +1,69 @@
+"""What a client submitted: forms and JSON objects, read with care."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, ImmutableMultiDict
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+MAX_BODY = 64 * 1024
+"""Bytes of a submitted form."""
+_CHARSETS = (b"utf-8", b"utf8", b"us-ascii", b"ascii")
+
+
+async def submitted(request: Request) -> Any:
+    """The fields that were submitted; None for a request without a body.
+
+    Raises:
+        HTTPException: 400 for a body that does not parse, a JSON body that is no object of
+            texts, or a file for a field.
+    """
+    if request.method not in ("POST", "PUT", "PATCH", "DELETE"):
+        return None
+    content_type, _ = parse_options_header(request.headers.get("content-type"))
+    data: FormData | ImmutableMultiDict[str, Any]
+    if content_type == b"application/json":
+        data = await _json_object(request)
+    elif not is_utf8(request):
+        raise HTTPException(400, "The body has to be UTF-8.")
+    else:
+        data = await request.form(max_files=10, max_fields=50, max_part_size=MAX_BODY)
+    for name, value in data.multi_items():
+        if not _is_text(value):
+            await request.close()
+            raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
+    return data
+
+
+def is_utf8(request: Request) -> bool:
+    """Whether a body may be parsed as a form.
+
+    Starlette decodes it with any codec that the client names, and some of those take minutes,
+    fail, or make text that can't be encoded again.
+    """
+    _, options = parse_options_header(request.headers.get("content-type"))
+    return options.get(b"charset", b"utf-8").lower() in _CHARSETS
+
+
+def _is_text(value: object) -> bool:
+    """Whether it can be shown again: no file or number, and no lone surrogate inside."""
+    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
+
+
+async def _json_object(request: Request) -> ImmutableMultiDict[str, Any]:
+    raw = b""
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise HTTPException(413, "The body is too large.")
+    try:
+        body = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "The body has to be a JSON object.")
+    return ImmutableMultiDict(body)

@@ -1,0 +1,107 @@
+"""log_in, login and log_out: the session of a request begins, is verified, and ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.authentication import AuthCredentials, UnauthenticatedUser
+from starlette.requests import Request
+
+from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
+from starlette_otp.service.sessions import Begun
+from starlette_otp.web.cookie import keep_token, session_token
+from starlette_otp.web.user import RequestUser, unwrapped
+from starlette_otp.web.verdict import Verdict, show, verdict_of
+
+
+async def log_in(request: Request, user: Any) -> None:
+    """Begin the session of an authenticated user; nothing of the former session survives.
+
+    A user who has an `otp_device` is verified by it, too (as `login` does). With `request.user`
+    itself the session goes on under a new token, verified when it was: after a new password, say.
+
+    Args:
+        request: behind OTPMiddleware.
+        user: the user whose first factor was accepted.
+
+    Raises:
+        DeviceRejected: the user's `otp_device` is not theirs, not confirmed, or gone.
+        DatabaseUnavailable: the database is away; the session is as it was.
+    """
+    verdict = verdict_of(request)
+    device = getattr(user, "otp_device", None)
+    is_same = user is verdict.user and device is verdict.device
+    begun = await _begin(request, verdict, user, device, verdict.verified_at if is_same else None)
+    request.session.clear()
+    verdict.user, verdict.own = user, verdict.own and is_same
+    _enter(request, verdict, begun, device, ["authenticated"])
+
+
+async def login(request: Request, device: Any) -> None:
+    """Persist in the current session that `device` verified its user.
+
+    The session gets a new token (OWASP ASVS 7.2.4): a cookie from before opens nothing afterwards.
+    Behind another backend than ours this begins a row.
+
+    Args:
+        request: behind OTPMiddleware, of an authenticated user.
+        device: a confirmed device of that user that has just accepted a token.
+
+    Raises:
+        DeviceRejected: it is another user's, unconfirmed or gone; or the session has ended.
+        DatabaseUnavailable: the database is away; the session is as it was.
+    """
+    verdict = verdict_of(request)
+    if verdict.away:
+        raise DatabaseUnavailable()
+    user, otp = verdict.user, verdict.otp
+    if otp.device_model.user_key(user) is None:
+        raise DeviceRejected(device, "This device is not the user's.")
+    if verdict.session_id is None:
+        begun = await _begin(request, verdict, user, device)
+    else:
+        begun = await otp.sessions.renew(
+            unwrapped(user), device, verdict.session_id, session_token(request), _agent(request)
+        )
+    _enter(request, verdict, begun, device, request.auth.scopes)
+
+
+async def log_out(request: Request) -> None:
+    """End the session: its row is deleted, so that a copied cookie is worth nothing (ASVS 7.4.1).
+
+    Raises:
+        DatabaseUnavailable: the database is away; the session is as it was.
+    """
+    verdict = verdict_of(request)
+    await verdict.otp.sessions.end(session_token(request), verdict.session_id)
+    request.session.clear()
+    verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
+    request.scope["user"] = RequestUser(UnauthenticatedUser(), None)
+    request.scope["auth"] = AuthCredentials()
+
+
+async def _begin(
+    request: Request, verdict: Verdict, user: Any, device: Any, verified_at: Any = None
+) -> Begun:
+    return await verdict.otp.sessions.begin(
+        unwrapped(user),
+        device,
+        verified_at=verified_at,
+        user_agent=_agent(request),
+        former_token=session_token(request),
+        former_id=verdict.session_id,
+    )
+
+
+def _agent(request: Request) -> str:
+    return request.headers.get("user-agent", "")
+
+
+def _enter(
+    request: Request, verdict: Verdict, begun: Begun, device: Any | None, scopes: Sequence[str]
+) -> None:
+    keep_token(request, begun.token)
+    verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
+    verdict.device = device
+    show(request, verdict, scopes)

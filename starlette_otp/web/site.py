@@ -1,0 +1,31 @@
+"""Site: what everything that knows a request asks of the OTP of its application."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from starlette.templating import Jinja2Templates
+
+from starlette_otp.keyring import Keyring
+from starlette_otp.service.challenges import Challenges
+from starlette_otp.service.enrolment import Enrolment
+from starlette_otp.service.sessions import Sessions
+from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.users import Users
+from starlette_otp.service.verification import Verification
+
+
+class Site(Protocol):
+    """The collaborators and settings of an OTP, which is made at the foot of the ladder."""
+
+    device_model: type[Any]
+    login_url: str
+    login_redirect_url: str
+    templates: Jinja2Templates
+    keyring: Keyring
+    transactions: Transactions
+    users: Users
+    enrolment: Enrolment
+    verification: Verification
+    challenges: Challenges
+    sessions: Sessions
