@@ -79,6 +79,17 @@ class TooBusy(DatabaseUnavailable):
     """Too many log-ins wait for their turn; the same answer as when the database is away."""
 
 
+def sqlstate_of(exc: BaseException) -> str:
+    """PostgreSQL's code of an error, wrapped or not; empty for any other."""
+    cause = getattr(exc, "orig", None) or exc
+    return str(getattr(cause, "sqlstate", None) or "")
+
+
+def breaks_integrity(exc: BaseException) -> bool:
+    """Whether a row that a statement names has gone, or is there already."""
+    return sqlstate_of(exc).startswith("23")
+
+
 def is_away(exc: BaseException) -> bool:
     """Whether an exception means that the database can't be reached or can't serve now."""
     cause = getattr(exc, "orig", None) or exc
@@ -87,4 +98,4 @@ def is_away(exc: BaseException) -> bool:
     if isinstance(exc, DBAPIError) and exc.connection_invalidated:
         return True
     # Connection exceptions, insufficient resources, operator intervention (shutting down).
-    return str(getattr(cause, "sqlstate", None) or "").startswith(("08", "53", "57P"))
+    return sqlstate_of(exc).startswith(("08", "53", "57P"))

@@ -38,10 +38,12 @@ class Keyring:
         keys = [str(key) for key in several]
         if not keys or any(len(key) < MIN_KEY_LENGTH for key in keys):
             raise ConfigurationError(f"secret_key needs {MIN_KEY_LENGTH} characters or more.")
+        self.number = len(keys)
         self._secrets = _fernet(keys, "secrets")
         self._newest = _fernet(keys[:1], "secrets")
         self._tickets = _fernet(keys, "tickets")
-        self._digests = [_derive(key, "digests") for key in keys]
+        # Copied for each digest: setting up a key takes longer than the rest.
+        self._digests = [hmac.new(_derive(key, "digests"), None, hashlib.sha256) for key in keys]
         # itsdangerous wants the oldest first and signs with the last.
         self.csrf = [_derive(key, "csrf").hex() for key in reversed(keys)]
 
@@ -75,7 +77,10 @@ class Keyring:
     def digests(self, purpose: str, value: str) -> list[str]:
         """The keyed digests of `value` as 64 hex characters each, one a key, the newest first."""
         message = f"{purpose}\0{value}".encode()
-        return [hmac.digest(key, message, hashlib.sha256).hex() for key in self._digests]
+        made = [keyed.copy() for keyed in self._digests]
+        for digest in made:
+            digest.update(message)
+        return [digest.hexdigest() for digest in made]
 
     def digest_matches(self, purpose: str, value: str, digest: str) -> bool:
         """Whether `digest` was made of `value` under any key; compared in constant time."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable
@@ -39,8 +38,18 @@ def canonical_digits(token: str, digits: int) -> str | None:
 
 def hotp(secret: bytes, counter: int, digits: int = 6, algorithm: str = "SHA1") -> str:
     """The token for a counter (RFC 4226 section 5.3)."""
-    key = base64.b32encode(secret).decode()
-    return pyotp.HOTP(key, digits=digits, digest=ALGORITHMS[algorithm]).at(counter)
+    return _HOTP(secret, digits, algorithm).at(counter)
+
+
+class _HOTP(pyotp.HOTP):
+    """pyotp's, over the bytes themselves: it takes base 32 and decodes it for every token."""
+
+    def __init__(self, secret: bytes, digits: int, algorithm: str) -> None:
+        self._bytes = secret
+        super().__init__("", digits=digits, digest=ALGORITHMS[algorithm])
+
+    def byte_secret(self) -> bytes:
+        return self._bytes
 
 
 def equal(one: str, two: str) -> bool:
@@ -61,8 +70,9 @@ def match(
     The same walk serves HOTP's look-ahead window (RFC 4226 section 7.2) and TOTP's window of
     steps (RFC 6238 section 5.2). Negative counters have no token and are passed over.
     """
+    tokens = _HOTP(secret, digits, algorithm)
     for counter in counters:
-        if counter >= 0 and equal(hotp(secret, counter, digits, algorithm), token):
+        if counter >= 0 and equal(tokens.at(counter), token):
             return counter
     return None
 

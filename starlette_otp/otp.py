@@ -177,7 +177,7 @@ class OTP(Generic[D]):
         self, user: object, token: str, device_id: str | None = None, confirming: bool = False
     ) -> Attempt:
         """One attempt to verify, with one device or with all, and why none was asked."""
-        return await self.verification.attempt(user, token, device_id, confirming)
+        return await self.verification.attempt(user, token, device_id, confirming=confirming)
 
     async def resynchronize(
         self, user: object, device_id: str, first: str, second: str

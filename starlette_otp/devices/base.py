@@ -123,6 +123,13 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         return {m.polymorphic_identity: m.class_ for m in mappers if m.polymorphic_identity}
 
     @classmethod
+    def kind_named(cls, kind: str) -> type[Self] | None:
+        """The class of that kind at or below this class, or None."""
+        mapper = inspect(cls).polymorphic_map.get(kind)
+        is_ours = mapper is not None and issubclass(mapper.class_, cls)
+        return mapper.class_ if mapper is not None and is_ours else None
+
+    @classmethod
     def devices_for_user(cls, user: object, confirmed: bool | None = None) -> Select[Self]:
         """A SELECT of a user's devices of this class, by id; of none for nobody.
 

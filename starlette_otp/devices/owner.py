@@ -89,9 +89,10 @@ def _convert_int(value: object, column: Column[Any]) -> int | None:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool):
         return None
-    sql_types = {SmallInteger: 15, BigInteger: 63, Integer: 31}
-    bits = next((bits for sql, bits in sql_types.items() if isinstance(column.type, sql)), 63)
-    return value if -(2**bits) <= value < 2**bits else None
+    limit = 2**63
+    if isinstance(column.type, Integer) and not isinstance(column.type, BigInteger):
+        limit = 2**15 if isinstance(column.type, SmallInteger) else 2**31
+    return value if -limit <= value < limit else None
 
 
 def is_clean_text(text: str) -> bool:

@@ -7,23 +7,48 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import cache, cached_property
+from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, delete, insert, inspect, or_, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    inspect,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstanceState
 
 from starlette_otp import clock
 from starlette_otp.devices.base import DeviceMixin
-from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.owner import table_of, user_key_column
 from starlette_otp.devices.sessions import MAX_USER_AGENT
 from starlette_otp.devices.users import is_active, password_hash
-from starlette_otp.exceptions import DeviceRejected
+from starlette_otp.exceptions import DeviceRejected, breaks_integrity
 from starlette_otp.keyring import Keyring
+from starlette_otp.service.rows import Statement, Unit
 from starlette_otp.service.transactions import Transactions
 
+T = TypeVar("T")
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{43}", re.ASCII)
+_RENEWED = (
+    "token_digest",
+    "device_id",
+    "verified_at",
+    "expires_at",
+    "user_agent",
+    "password_fingerprint",
+)
+_GONE = "The device or its user has gone meanwhile."
 
 
 @dataclass(slots=True)
@@ -82,40 +107,52 @@ class Sessions:
         digests = self._digests(token)
         if not digests:
             return None
-        sessions, devices = self.model, self._device_model
-        users = devices.__user_model__
-        its_device = and_(
-            devices.id == sessions.device_id,
-            devices.user_id == sessions.user_id,
-            devices.confirmed,
-            devices.kind.in_(devices.kinds()),
-        )
-        query: Select[*tuple[Any, ...]] = select(sessions, devices).outerjoin(devices, its_device)
-        if user is None and users is not None:
-            its_user = inspect(users).primary_key[0] == sessions.user_id
-            query = query.add_columns(users).join(users, its_user)
-        query = query.where(sessions.token_digest.in_(digests), sessions.expires_at > clock.now())
-        if user is not None:
-            query = query.where(sessions.user_id == devices.user_key(user))
-
-        async def work(session: AsyncSession) -> Any:
-            return (await session.execute(query)).first()
-
-        row = await self._transactions.read(work)
-        if row is None:
-            return None
+        devices, users = self._device_model, self._device_model.__user_model__
         is_own = user is None and users is not None
+        models = (devices, users) if is_own else (devices,)
+        values = {**self._named(digests), "now": clock.now()}
+        if user is not None:
+            values["owner"] = devices.user_key(user)
+
+        async def work(unit: Unit) -> Sequence[Sequence[Any]]:
+            return await unit.all(self._find(is_own, user is not None), **values)
+
+        rows = await self._transactions.run("AUTOCOMMIT", models, work)
+        if not rows:
+            return None
+        session_id, user_key, verified_at, fingerprint, device = rows[0][:5]
         if is_own:
-            user = row[2]
+            user = rows[0][5]
         elif user is None:
-            user = await load_user(row[0].user_id)
+            user = await load_user(user_key)
         if user is None or not is_active(user):
             return None
-        fingerprint = row[0].password_fingerprint
         if not self._keyring.digest_matches("password", password_hash(user), fingerprint):
             return None
-        verified_at = row[0].verified_at if row[1] is not None else None
-        return Found(user, row[1], verified_at, row[0].id, is_own)
+        return Found(user, device, verified_at if device else None, session_id, is_own)
+
+    @cache  # noqa: B019  # a handful of statements, as long as the OTP
+    def _find(self, with_user: bool, of_user: bool) -> Statement:
+        """The SELECT of a session, its device, and their user where they are in the database."""
+        devices, users = self._device_model, self._device_model.__user_model__
+        row, device = table_of(self.model).c, table_of(devices).c
+        its_device = [device.id == row.device_id, device.user_id == row.user_id, device.confirmed]
+        mine = [self._is_held(row.token_digest), row.expires_at > bindparam("now")]
+        mine += [row.user_id == bindparam("owner")] if of_user else []
+
+        def make(*what: Any, known: Sequence[Any] = ()) -> Select[Any]:
+            found = table_of(self.model).outerjoin(table_of(devices), and_(*its_device, *known))
+            if with_user:
+                found = found.join(table_of(users), user_key_column(users) == row.user_id)
+            return select(*what).select_from(found).where(*mine)
+
+        def for_session(*what: Any) -> Select[Any]:
+            # A session can't load rows of a kind that this host does not declare.
+            return make(*what, known=[device.kind.in_(devices.kinds())])
+
+        own = row.id, row.user_id, row.verified_at, row.password_fingerprint
+        models = [devices, users] if with_user else [devices]
+        return Statement(make, *own, *models, for_session=for_session)
 
     async def begin(
         self,
@@ -142,16 +179,36 @@ class Sessions:
             DeviceRejected: the device is not the user's, not confirmed, or gone.
         """
         token, row = self._new_row(user, device, verified_at, user_agent)
-        former = self._row_of(former_token, former_id)
+        row["password_fingerprint"] = await self._fingerprint(user)
+        query = self._insert(row, device, self._row_of(former_token, former_id))
 
-        async def work(session: AsyncSession) -> int:
-            await self._complete(session, user, device, row)
-            if former is not None:
-                await session.execute(delete(self.model).where(former))
-            made = await session.execute(insert(self.model).values(row).returning(self.model.id))
-            return int(made.scalar_one())
+        async def work(session: AsyncSession) -> int | None:
+            made: int | None = await session.scalar(query)
+            return made
 
-        return Begun(token, await self._write(work, device), row["verified_at"])
+        # One statement: it needs no transaction around it.
+        made = await self._guard(device, self._transactions.read(work))
+        if made is None:
+            await self._reject(device, row["user_id"])
+            raise DeviceRejected(device, _GONE)
+        return Begun(token, made, row["verified_at"])
+
+    def _insert(
+        self, row: dict[str, Any], device: Any | None, former: ColumnElement[bool] | None
+    ) -> Any:
+        """The new row, if its device may verify its user, in place of the former one."""
+        table = table_of(self.model)
+        accepted: ColumnElement[bool] = true()
+        if device is not None:
+            columns = table_of(self._device_model).c
+            its = columns.id == self._id_of(device), columns.user_id == row["user_id"]
+            accepted = select(columns.id).where(*its, columns.confirmed).exists()
+            row["device_id"] = self._id_of(device)
+        values = [literal(value, table.c[name].type) for name, value in row.items()]
+        query = insert(table).from_select(list(row), select(*values).where(accepted))
+        if former is not None:
+            query = query.add_cte(delete(table).where(former, accepted).cte("former"))
+        return query.returning(table.c.id)
 
     async def renew(
         self, user: Any, device: Any, session_id: int, former_token: object, user_agent: str = ""
@@ -164,20 +221,35 @@ class Sessions:
                 has ended.
         """
         token, row = self._new_row(user, device, None, user_agent)
+        row["password_fingerprint"] = await self._fingerprint(user)
+        row["device_id"] = self._id_of(device)
+        values = {f"new_{name}": row[name] for name in _RENEWED}
         # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
-        digests = self._digests(former_token)
-        mine = self.model.id == session_id, self.model.token_digest.in_(digests)
-        changes = {name: value for name, value in row.items() if name != "created_at"}
+        former = self._digests(former_token)
 
-        async def work(session: AsyncSession) -> int:
-            await self._complete(session, user, device, changes)
-            query = update(self.model).where(*mine).values(changes).returning(self.model.id)
-            renewed = await session.scalar(query)
-            if renewed is None:
-                raise DeviceRejected(device, "The session has ended meanwhile.")
-            return int(renewed)
+        async def work(unit: Unit) -> int | None:
+            mine = {"session": session_id, "owner": row["user_id"]}
+            renewed = await unit.all(self._renew, **mine, **self._named(former), **values)
+            return int(renewed[0][0]) if renewed else None
 
-        return Begun(token, await self._write(work, device), row["verified_at"])
+        models = (self.model, self._device_model)
+        renewed = await self._guard(device, self._transactions.run("AUTOCOMMIT", models, work))
+        if renewed is None:
+            await self._reject(device, row["user_id"])
+            raise DeviceRejected(device, "The session has ended meanwhile.")
+        return Begun(token, renewed, row["verified_at"])
+
+    @cached_property
+    def _renew(self) -> Statement:
+        """The UPDATE of a session; that its device may verify its user is a part of it."""
+        table, device = table_of(self.model), table_of(self._device_model).c
+        mine = table.c.id == bindparam("session"), self._is_held(table.c.token_digest)
+        its_device = device.id == bindparam("new_device_id"), device.confirmed
+        owner: Any = bindparam("owner")
+        values: Any = {table.c[name]: bindparam(f"new_{name}") for name in _RENEWED}
+        query = update(table).where(*mine, table.c.user_id == owner)
+        query = query.where(*its_device, device.user_id == table.c.user_id).values(values)
+        return Statement(lambda *what: query.returning(*what), table.c.id)
 
     async def end(self, token: object, session_id: int | None = None) -> None:
         """Delete the session's row, so that a copied token is worth nothing (ASVS 7.4.1)."""
@@ -227,6 +299,19 @@ class Sessions:
             return []
         return self._keyring.digests("session", token)
 
+    def _is_held(self, column: Any) -> ColumnElement[bool]:
+        """Whether a column has one of the digests, each a parameter: there is one for each key."""
+        names = [f"digest_{number}" for number in range(self._keyring.number)]
+        found: ColumnElement[bool] = column.in_([bindparam(name) for name in names])
+        return found
+
+    def _named(self, digests: Sequence[str]) -> dict[str, str]:
+        """Those parameters; a token of no digest is nobody's."""
+        return {
+            f"digest_{number}": digests[number] if digests else ""
+            for number in range(self._keyring.number)
+        }
+
     def _row_of(self, token: object, session_id: int | None) -> ColumnElement[bool] | None:
         """The row of a session: by its id, too, since a verification renews the token."""
         digests = self._digests(token)
@@ -254,38 +339,42 @@ class Sessions:
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
         }
 
-    async def _complete(
-        self, session: AsyncSession, user: Any, device: Any | None, row: dict[str, Any]
-    ) -> None:
-        """Add the device, if it may verify the user, and the fingerprint of the password.
-
-        Both may be instances that a commit has expired: what decides is read from the database.
-        """
-        if device is not None:
-            row["device_id"] = await self._accepted_id(session, device, row["user_id"])
+    async def _fingerprint(self, user: Any) -> str:
         state = inspect(user, raiseerr=False)
         if isinstance(state, InstanceState) and state.expired_attributes:
-            user = await session.get(type(user), state.identity)
-        row["password_fingerprint"] = self._keyring.digests("password", password_hash(user))[0]
+            model, identity = type(user), state.identity
 
-    async def _accepted_id(self, session: AsyncSession, device: Any, user_key: Any) -> int:
-        model = self._device_model
-        identity = inspect(device).identity if isinstance(device, model) else None
-        if identity is None:
-            raise DeviceRejected(device, "This device is not the user's.")
-        columns = table_of(model).c
-        query = select(columns.user_id, columns.confirmed).where(columns.id == identity[0])
-        found = (await session.execute(query)).first()
-        if found is None:
+            async def work(session: AsyncSession) -> Any:
+                return await session.get(model, identity)
+
+            user = await self._transactions.read(work)
+        return self._keyring.digests("password", password_hash(user))[0]
+
+    def _id_of(self, device: Any) -> int:
+        """The device's id, which an instance expired by a commit still knows; 0 for no device."""
+        identity = inspect(device).identity if isinstance(device, self._device_model) else None
+        return int(identity[0]) if identity else 0
+
+    async def _reject(self, device: Any, user_key: Any) -> None:
+        """Say why a device may not verify the user, if it may not."""
+        columns = table_of(self._device_model).c
+        query = select(columns.user_id, columns.confirmed).where(columns.id == self._id_of(device))
+
+        async def work(session: AsyncSession) -> Any:
+            return (await session.execute(query)).first()
+
+        found = await self._transactions.read(work)
+        if found is None and self._id_of(device):
             raise DeviceRejected(device, "This device has gone meanwhile.")
-        if found.user_id != user_key:
+        if found is None or found.user_id != user_key:
             raise DeviceRejected(device, "This device is not the user's.")
         if not found.confirmed:
             raise DeviceRejected(device, "This device is not confirmed.")
-        return int(identity[0])
 
-    async def _write(self, work: Callable[[AsyncSession], Awaitable[int]], device: Any) -> int:
+    async def _guard(self, device: Any, writing: Awaitable[T]) -> T:
         try:
-            return await self._transactions.write(work)
-        except IntegrityError as exc:
-            raise DeviceRejected(device, "The device or its user has gone meanwhile.") from exc
+            return await writing
+        except Exception as exc:
+            if not breaks_integrity(exc):
+                raise
+            raise DeviceRejected(device, _GONE) from exc

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.util import greenlet_spawn
 
 from starlette_otp.exceptions import DatabaseUnavailable, is_away
+from starlette_otp.service.rows import (
+    Plain,
+    PlainUnit,
+    SessionUnit,
+    Unit,
+    Updates,
+    on_driver,
+    plain_engine,
+    sender,
+)
 
 logger = logging.getLogger("starlette_otp")
 
 T = TypeVar("T")
+G = TypeVar("G")
+Isolation = Literal["AUTOCOMMIT", "READ COMMITTED"]
+
+
+class _Lost(OSError):
+    """The driver's connection broke."""
 
 
 class Transactions:
@@ -26,10 +44,15 @@ class Transactions:
     def __init__(self, sessionmaker: async_sessionmaker[AsyncSession], model: type[Any]) -> None:
         self.sessionmaker = sessionmaker
         self._mapper = inspect(model)
+        self._plain: Plain | None = None
+        self._updates = Updates()
 
     async def read(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Run `work` in a session that only reads: no BEGIN, no ROLLBACK."""
-        return await self._run("AUTOCOMMIT", work)
+        """Run `work` in a session that only reads: no BEGIN, no ROLLBACK.
+
+        What it writes, if it does, is committed statement by statement.
+        """
+        return await self._run(lambda: self._session("AUTOCOMMIT"), work)
 
     async def write(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
         """Run `work` in a READ COMMITTED transaction of its own and commit.
@@ -37,32 +60,121 @@ class Transactions:
         Raises:
             DatabaseUnavailable: the database is away; nothing was written that this call knows of.
         """
-        return await self._run("READ COMMITTED", work)
+        return await self._run(lambda: self._session("READ COMMITTED"), work)
+
+    async def run(
+        self,
+        isolation: Isolation,
+        models: tuple[type[Any], ...],
+        work: Callable[[Unit], Awaitable[T]],
+    ) -> T:
+        """Run `work` as cheaply as these models and the host's engine allow, and commit.
+
+        Args:
+            isolation: AUTOCOMMIT for statements each on its own.
+            models: what its statements load; none of them: through a session.
+            work: asked for statements' rows and changes to be saved.
+
+        Raises:
+            DatabaseUnavailable: as `write`.
+        """
+
+        engine = plain_engine(self.sessionmaker)
+        if engine is None or not self._are_plain(engine, models, isolation != "AUTOCOMMIT"):
+            return await self._run(lambda: self._unit(isolation), work)
+        if on_driver(engine):
+            committing = False
+            try:
+                async with _Borrowed(engine) as driver:
+                    unit = PlainUnit(driver.fetch, engine.dialect, self._updates)
+                    if isolation == "AUTOCOMMIT":
+                        return await work(unit)
+                    async with driver.transaction(isolation="read_committed"):
+                        result = await work(unit)
+                        committing = True
+                return result
+            except Exception as exc:
+                # What is to be done about the pool's other connections SQLAlchemy knows best, so
+                # the work is done again through its own.
+                if committing or not isinstance(exc, _Lost):
+                    _tell_away(exc)
+                    raise
+        return await self._run(lambda: self._connection(engine, isolation), work)
+
+    def _are_plain(self, engine: AsyncEngine, models: tuple[type[Any], ...], writing: bool) -> bool:
+        if self._plain is None or self._plain.dialect is not engine.dialect:
+            self._plain = Plain(engine.dialect)
+        return self._plain(models, writing)
+
+    @asynccontextmanager
+    async def _session(self, isolation: Isolation) -> AsyncIterator[AsyncSession]:
+        async with self.sessionmaker(expire_on_commit=False, autoflush=False) as session:
+            await session.connection(
+                bind_arguments={"mapper": self._mapper},
+                execution_options={"isolation_level": isolation},
+            )
+            yield session
+            await session.commit()
+
+    @asynccontextmanager
+    async def _unit(self, isolation: Isolation) -> AsyncIterator[Unit]:
+        async with self._session(isolation) as session:
+            yield SessionUnit(session)
+
+    @asynccontextmanager
+    async def _connection(self, engine: AsyncEngine, isolation: Isolation) -> AsyncIterator[Unit]:
+        async with engine.connect() as connection:
+            await connection.execution_options(isolation_level=isolation)
+            async with connection.begin():
+                yield PlainUnit(sender(connection), engine.dialect, self._updates)
 
     async def _run(
         self,
-        isolation: Literal["AUTOCOMMIT", "READ COMMITTED"],
-        work: Callable[[AsyncSession], Awaitable[T]],
+        begin: Callable[[], AbstractAsyncContextManager[G]],
+        work: Callable[[G], Awaitable[T]],
         retry: bool = True,
     ) -> T:
         committing = False
         try:
-            async with self.sessionmaker(expire_on_commit=False, autoflush=False) as session:
-                await session.connection(
-                    bind_arguments={"mapper": self._mapper},
-                    execution_options={"isolation_level": isolation},
-                )
-                result = await work(session)
+            async with begin() as given:
+                result = await work(given)
                 committing = True
-                await session.commit()
-                return result
+            return result
         except Exception as exc:
             # The pool may hold connections from before the database restarted. Before the commit
             # nothing has happened, so the work can be done again on a new one.
             stale = isinstance(exc, DBAPIError) and exc.connection_invalidated
             if stale and retry and not committing:
-                return await self._run(isolation, work, retry=False)
-            if is_away(exc):
-                logger.warning("The database is away: %s", type(exc).__name__)
-                raise DatabaseUnavailable() from exc
+                return await self._run(begin, work, retry=False)
+            _tell_away(exc)
             raise
+
+
+class _Borrowed:
+    """The driver's own connection, borrowed from an engine's pool."""
+
+    __slots__ = ("_engine", "_pooled")
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def __aenter__(self) -> Any:
+        self._pooled = await self._engine.raw_connection()
+        return self._pooled.driver_connection
+
+    async def __aexit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
+        driver: Any = self._pooled.driver_connection
+        if exc is None or (isinstance(exc, Exception) and not driver.is_in_transaction()):
+            await greenlet_spawn(self._pooled.close)
+        else:
+            # Given up half-way, as by a client that went away: nobody shall have it next.
+            self._pooled.invalidate()
+        if isinstance(exc, Exception) and driver.is_closed():
+            raise _Lost("The connection to the database broke.") from exc
+
+
+def _tell_away(exc: Exception) -> None:
+    """Raise DatabaseUnavailable if that is what an exception means."""
+    if is_away(exc):
+        logger.warning("The database is away: %s", type(exc.__cause__ or exc).__name__)
+        raise DatabaseUnavailable() from exc

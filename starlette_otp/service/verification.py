@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from functools import cached_property
 from typing import Any
+from weakref import WeakValueDictionary
 
+from sqlalchemy import Select, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
-from starlette_otp.devices.base import locked
+from starlette_otp.devices.base import locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.service.attempts import Attempt, ask_all, ask_one
-from starlette_otp.service.enrolment import one_of
+from starlette_otp.service.rows import Statement, Unit, overrides_ours
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
@@ -30,9 +36,16 @@ class Verification:
         self._transactions = transactions
         self._device_model = device_model
         self._sender = sender
+        self._turns: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
 
     async def attempt(
-        self, user: object, token: str, device_id: str | None = None, confirming: bool = False
+        self,
+        user: object,
+        token: str,
+        device_id: str | None = None,
+        *,
+        confirming: bool = False,
+        or_any: bool = False,
     ) -> Attempt:
         """One attempt to verify, with one device or with all, and why none was asked.
 
@@ -41,45 +54,89 @@ class Verification:
             token: what the user typed.
             device_id: the persistent id of the one device to ask; None asks all of them.
             confirming: the device may be unconfirmed, and is confirmed if it accepts.
+            or_any: an id of no device of the user's is as good as none: all are asked.
 
         Raises:
             TypeError: the token is no str.
         """
         _check_texts(token)
-        confirmed = None if confirming else True
-        query = self._device_model.devices_for_user(user, confirmed)
+        attempt, owner = None, self._device_model.user_key(user)
         if device_id is not None:
-            query = one_of(self._device_model, user, device_id, confirmed)
-
-        async def work(session: AsyncSession) -> Attempt:
-            devices = list(await session.scalars(locked(query)))
-            if device_id is None:
-                return await ask_all(session, devices, token)
-            return await ask_one(devices[0], token, confirming=confirming) if devices else Attempt()
-
-        return await self._tell(user, await self._transactions.write(work))
+            attempt = await self._ask(owner, device_id, token, confirming=confirming)
+        if device_id is None or (attempt is None and or_any):
+            attempt = await self._ask_any(user, token)
+        return await self._tell(user, owner, attempt or Attempt())
 
     async def resynchronize(
         self, user: object, device_id: str, first: str, second: str
     ) -> Any | None:
         """`OTP.resynchronize`."""
         _check_texts(first, second)
-        query = one_of(self._device_model, user, device_id)
-        query = query.where(self._device_model.kind.in_(self._counting()))
+        attempt, owner = None, self._device_model.user_key(user)
+        model = self._device_model.kind_named(parse_persistent_id(device_id)[0])
+        if model is not None and issubclass(model, HOTPDeviceMixin):
+            attempt = await self._ask(owner, device_id, first, second)
+        return (await self._tell(user, owner, attempt or Attempt())).device
+
+    async def _ask_any(self, user: object, token: str) -> Attempt:
+        query = locked(self._device_model.devices_for_user(user, confirmed=True))
 
         async def work(session: AsyncSession) -> Attempt:
-            device = await session.scalar(locked(query))
-            return await ask_one(device, first, second) if device is not None else Attempt()
+            return await ask_all(session, list(await session.scalars(query)), token)
 
-        return (await self._tell(user, await self._transactions.write(work))).device
+        return await self._transactions.write(work)
 
-    def _counting(self) -> list[str]:
-        kinds = self._device_model.kinds()
-        return [kind for kind, model in kinds.items() if issubclass(model, HOTPDeviceMixin)]
+    async def _ask(
+        self, owner: Any, device_id: str, *tokens: str, confirming: bool = False
+    ) -> Attempt | None:
+        """Put tokens to one device; None if the user has no such device."""
+        kind, number = parse_persistent_id(device_id)
+        model = self._device_model.kind_named(kind)
+        if model is None or owner is None:
+            return None
 
-    async def _tell(self, user: object, attempt: Attempt) -> Attempt:
+        async def work(unit: Unit) -> Attempt | None:
+            device = await unit.load(self._lock, id=number, kind=kind, owner=owner)
+            if device is None or not (device.confirmed or confirming):
+                return None
+            attempt = await ask_one(device, *tokens, confirming=confirming)
+            await unit.save(device)
+            return attempt
+
+        # Tokens in rows of their own, and what a host's kind does itself, want a session.
+        alone = not issubclass(model, StaticDeviceMixin) and not overrides_ours(model)
+        plain = (model,) if alone else ()
+        async with self._turn(number):
+            return await self._transactions.run("READ COMMITTED", plain, work)
+
+    def _turn(self, number: int) -> asyncio.Lock:
+        """The queue of this process for one device.
+
+        Its lock is PostgreSQL's; but who waits here waits in order, and holds no connection.
+        """
+        key = asyncio.get_running_loop(), number
+        turn = self._turns.get(key)
+        if turn is None:
+            turn = self._turns[key] = asyncio.Lock()
+        return turn
+
+    @cached_property
+    def _lock(self) -> Statement:
+        model, columns = self._device_model, table_of(self._device_model).c
+        mine = columns.id == bindparam("id"), columns.kind == bindparam("kind")
+
+        def make(*what: Any) -> Select[Any]:
+            return select(*what).where(*mine, columns.user_id == bindparam("owner"))
+
+        return Statement(
+            lambda *what: make(*what).with_for_update(),
+            model,
+            for_session=lambda *what: locked(make(*what)),
+        )
+
+    async def _tell(self, user: object, key: Any, attempt: Attempt) -> Attempt:
         """Log an attempt with its factor (OWASP ASVS 16.3.1), and send the signals."""
-        device, key = attempt.device or attempt.chosen, self._device_model.user_key(user)
+        device = attempt.device or attempt.chosen
         sent: dict[str, Any] = {"user": user, "device": device}
         if attempt.device is None:
             logger.warning("A token of user %s was refused (%s).", key, device or "any device")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.authentication import AuthCredentials, AuthenticationBackend
@@ -36,14 +37,27 @@ class SessionAuthBackend(AuthenticationBackend):
 
     It never raises for a database that is away: the request goes on as anonymous, and every guard
     answers 503.
+
+    Args:
+        otp: the application's OTP.
+        exclude: paths that need nobody, as "/static", and all below them: they cost no SQL, and
+            everybody is anonymous there.
+
+    Raises:
+        ConfigurationError: users can't be loaded, or a path does not begin with a slash.
     """
 
-    def __init__(self, otp: Site) -> None:
+    def __init__(self, otp: Site, exclude: Sequence[str] = ()) -> None:
         if not otp.users.can_be_loaded:
             raise ConfigurationError(
                 "SessionAuthBackend needs OTP(load_user=), since there is no user model."
             )
+        if isinstance(exclude, str) or not all(path.startswith("/") for path in exclude):
+            raise ConfigurationError(
+                'SessionAuthBackend(exclude=) takes paths, as exclude=("/static", "/healthz").'
+            )
         self.otp = otp
+        self.exclude = tuple(path.rstrip("/") for path in exclude)
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, Any] | None:
         """The session's user with the scope "authenticated", or None."""
@@ -52,6 +66,11 @@ class SessionAuthBackend(AuthenticationBackend):
                 "SessionAuthBackend needs SessionMiddleware, installed before "
                 "AuthenticationMiddleware."
             )
+        if self.exclude and self._is_excluded(conn):
+            return None
+        if session_token(conn) is None:
+            conn.scope[FOUND] = self.otp, None
+            return None
         try:
             found = await find_session(self.otp, conn)
         except Exception as exc:
@@ -61,3 +80,7 @@ class SessionAuthBackend(AuthenticationBackend):
             return None
         conn.scope[FOUND] = self.otp, found
         return (AuthCredentials(["authenticated"]), found.user) if found else None
+
+    def _is_excluded(self, conn: HTTPConnection) -> bool:
+        path = conn.scope["path"].removeprefix(conn.scope.get("root_path", ""))
+        return any(path == excluded or path.startswith(excluded + "/") for excluded in self.exclude)

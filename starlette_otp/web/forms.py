@@ -125,8 +125,7 @@ class OTPAuthenticationFormMixin:
             Whether a device accepted the token: `get_user()` has it. If not, the errors and their
             codes say why, or `info` holds the challenge, and `otp_device` offers the devices.
         """
-        choices = await self.device_choices(user)
-        chosen = self.otp_device.data if self.otp_device.data in dict(choices) else None
+        chosen = self.otp_device.data or None
         device = None
         if self.otp_challenge.data:
             await self._challenge(user, chosen)
@@ -139,17 +138,19 @@ class OTPAuthenticationFormMixin:
         if device is not None:
             self._user = attach(user, device)
             return True
-        self._offer(choices, chosen)
+        await self._offer(user, chosen)
         return False
 
-    def _offer(self: Any, choices: list[tuple[str, str]], chosen: str | None) -> None:
+    async def _offer(self: Any, user: object, chosen: str | None) -> None:
+        choices = await self.device_choices(user)
         several = [("", "Any of my devices")] if len(choices) > 1 else []
         self.otp_device.choices = several + choices
-        self.otp_device.data = chosen or ""
+        self.otp_device.data = chosen if chosen in dict(choices) else ""
         self.otp_token.data = ""
 
     async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
-        attempt = await self.otp.verification.attempt(user, self.otp_token.data, chosen)
+        token = self.otp_token.data
+        attempt = await self.otp.verification.attempt(user, token, chosen, or_any=True)
         refusal = attempt.refusal
         if attempt.device is None and refusal is None:
             self.add_error("invalid_token", self.otp_token)
@@ -196,14 +197,14 @@ class OTPTokenForm(OTPAuthenticationFormMixin, BaseForm):
         """The form of this request, with the user's devices to choose from."""
         form = await super().from_formdata(request, **kwargs)
         if not form.is_submitted():
-            form._offer(await form.device_choices(form.user), None)
+            await form._offer(form.user, None)
         return form
 
     async def validate(self, extra_validators: Any = None) -> bool:
         """Whether one of the user's devices accepts the token."""
         if await super().validate(extra_validators):
             return await self.clean_otp(self.user)
-        self._offer(await self.device_choices(self.user), None)
+        await self._offer(self.user, None)
         return False
 
 

@@ -104,4 +104,4 @@ def _enter(
     keep_token(request, begun.token)
     verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
     verdict.device = device
-    show(request, verdict, scopes)
+    show(request.scope, verdict, scopes)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from starlette.authentication import UnauthenticatedUser
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -9,9 +12,10 @@ from starlette_otp.exceptions import ConfigurationError, is_away
 from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import FOUND, find_session
 from starlette_otp.web.site import Site
-from starlette_otp.web.user import unwrapped
+from starlette_otp.web.user import Anonymous, unwrapped
 from starlette_otp.web.verdict import VERDICT, Verdict, show
 
+_NOTHING = (None, None)
 _BEFORE = {"session": "SessionMiddleware", "user": "AuthenticationMiddleware"}
 
 
@@ -34,35 +38,37 @@ class OTPMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        for key, middleware in _BEFORE.items():
-            if key not in scope:
-                raise ConfigurationError(
-                    f"OTPMiddleware needs {middleware}, installed before it: the order is "
-                    "SessionMiddleware, AuthenticationMiddleware, OTPMiddleware."
-                )
-        conn = HTTPConnection(scope)
-        verdict = Verdict(self.otp, scope.get("root_path", ""))
-        found = await self._find(conn, verdict)
-        if found is not None:
-            verdict.user, verdict.device = found.user, found.device
-            verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
-            verdict.own = found.own
-        scope[VERDICT] = verdict
-        show(conn, verdict, getattr(scope.get("auth"), "scopes", []))
-        await self.app(scope, receive, send)
-
-    async def _find(self, conn: HTTPConnection, verdict: Verdict) -> Found | None:
-        owner, known = conn.scope.pop(FOUND, (None, None))
+        if "session" not in scope or "user" not in scope:
+            missing = _BEFORE["user" if "session" in scope else "session"]
+            raise ConfigurationError(
+                f"OTPMiddleware needs {missing}, installed before it: the order is "
+                "SessionMiddleware, AuthenticationMiddleware, OTPMiddleware."
+            )
+        verdict = scope[VERDICT] = Verdict(self.otp, scope.get("root_path", ""))
+        user = unwrapped(scope["user"])
+        owner, known = scope.pop(FOUND, _NOTHING)
+        if known is None and owner is self.otp and type(user) is UnauthenticatedUser:
+            # Most requests of most sites: nobody, with the credentials of nobody.
+            scope["user"] = Anonymous()
+            await self.app(scope, receive, send)
+            return
         if isinstance(known, Exception):
             verdict.away = True
-            return None
-        user = unwrapped(conn.scope["user"])
-        if isinstance(known, Found) and owner is self.otp and known.user is user:
-            return known
+        elif getattr(user, "is_authenticated", True) is not False:
+            is_known = owner is self.otp and known is not None and known.user is user
+            found = known if is_known else await self._find(scope, verdict, user)
+            if found is not None:
+                verdict.user, verdict.device, verdict.own = found.user, found.device, found.own
+                verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
+        show(scope, verdict, getattr(scope.get("auth"), "scopes", ()))
+        await self.app(scope, receive, send)
+
+    async def _find(self, scope: Scope, verdict: Verdict, user: Any) -> Found | None:
+        """What our session says of a user whom another backend found."""
         if self.otp.device_model.user_key(user) is None:
             return None
         try:
-            found = await find_session(self.otp, conn, user)
+            found = await find_session(self.otp, HTTPConnection(scope), user)
         except Exception as exc:
             if not is_away(exc):
                 raise

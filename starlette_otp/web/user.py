@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
+
+from starlette.authentication import UnauthenticatedUser
+
+
+class Anonymous(UnauthenticatedUser):
+    """Nobody, of one request."""
+
+    otp_device: Any = None
+
+    def is_verified(self) -> bool:
+        """False."""
+        return False
 
 
 class RequestUser:
@@ -70,11 +84,18 @@ def attach(user: Any, device: Any | None, own: bool = False) -> Any:
     if not own:
         return RequestUser(unwrapped(user), device)
     user.otp_device = device
-    for name, value in {
-        "is_verified": lambda: user.otp_device is not None,
-        "is_authenticated": True,
-        "display_name": str(getattr(user, "username", "")),
-    }.items():
-        if not hasattr(type(user), name):
-            setattr(user, name, value)
+    for name in _lacking(user.__class__):
+        setattr(user, name, _OURS[name](user))
     return user
+
+
+_OURS: dict[str, Callable[[Any], Any]] = {
+    "is_verified": lambda user: lambda: user.otp_device is not None,
+    "is_authenticated": lambda user: True,
+    "display_name": lambda user: str(getattr(user, "username", "")),
+}
+
+
+@cache
+def _lacking(model: type[Any]) -> Sequence[str]:
+    return [name for name in _OURS if not hasattr(model, name)]

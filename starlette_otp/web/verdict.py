@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.authentication import AuthCredentials
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.web.site import Site
@@ -50,13 +51,13 @@ def verdict_of(conn: HTTPConnection) -> Verdict:
     return verdict
 
 
-def show(conn: HTTPConnection, verdict: Verdict, scopes: Sequence[str]) -> None:
+def show(scope: Scope, verdict: Verdict, scopes: Sequence[str]) -> None:
     """Put the verdict where Starlette's users look: `request.user` and `request.auth`."""
     if verdict.user is not None:
-        conn.scope["user"] = verdict.user = attach(verdict.user, verdict.device, verdict.own)
+        scope["user"] = verdict.user = attach(verdict.user, verdict.device, verdict.own)
     else:
-        conn.scope["user"] = RequestUser(unwrapped(conn.scope["user"]), None)
-    scopes = [scope for scope in scopes if scope != "verified"]
+        scope["user"] = RequestUser(unwrapped(scope["user"]), None)
+    others = [name for name in scopes if name != "verified"]
     # A new object: a backend may hand the same credentials to every request.
     verified = ["verified"] if verdict.device is not None else []
-    conn.scope["auth"] = AuthCredentials([*scopes, *verified])
+    scope["auth"] = AuthCredentials([*others, *verified])

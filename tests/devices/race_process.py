@@ -25,8 +25,11 @@ ATTEMPTS = 50
 
 
 @asynccontextmanager
-async def racing(url: str, isolation_level: str) -> AsyncIterator[OTP]:
-    """An OTP over twenty connections, all of them open, of an engine of this isolation level."""
+async def racing(url: str, isolation_level: str) -> AsyncIterator[list[OTP]]:
+    """Twenty OTPs over twenty connections, all of them open, of an engine of this isolation level.
+
+    Attempts at one device queue in their OTP before they take a connection; these race.
+    """
     engine = create_async_engine(
         url, isolation_level=isolation_level, pool_size=CONNECTIONS, max_overflow=0
     )
@@ -38,25 +41,26 @@ async def racing(url: str, isolation_level: str) -> AsyncIterator[OTP]:
 
     all_open = asyncio.Barrier(CONNECTIONS)
     await asyncio.gather(*(connect(all_open) for _ in range(CONNECTIONS)))
-    yield OTP(async_sessionmaker(engine), Device, secret_key=SECRET_KEY)
+    maker = async_sessionmaker(engine)
+    yield [OTP(maker, Device, secret_key=SECRET_KEY) for _ in range(CONNECTIONS)]
     await engine.dispose()
 
 
-async def race(otp: OTP, call: str, user: Any, *arguments: str) -> int:
+async def race(otps: list[OTP], call: str, user: Any, *arguments: str) -> int:
     """How many of the attempts succeed."""
-    attempt = getattr(otp, call)
-    found = await asyncio.gather(*(attempt(user, *arguments) for _ in range(ATTEMPTS)))
+    attempts = [getattr(otps[number % len(otps)], call) for number in range(ATTEMPTS)]
+    found = await asyncio.gather(*(attempt(user, *arguments) for attempt in attempts))
     return sum(device is not None for device in found)
 
 
 async def main(url: str, isolation_level: str, now: str) -> None:
-    async with racing(url, isolation_level) as otp:
+    async with racing(url, isolation_level) as otps:
         print("ready", flush=True)
         with time_machine.travel(float(now), tick=False):
             for line in sys.stdin:
                 order = json.loads(line)
                 user = Subject(order["user"])
-                print(await race(otp, order["call"], user, *order["arguments"]), flush=True)
+                print(await race(otps, order["call"], user, *order["arguments"]), flush=True)
 
 
 if __name__ == "__main__":

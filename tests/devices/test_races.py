@@ -41,10 +41,10 @@ Runner = Any
 
 @asynccontextmanager
 async def one_process(url: str, level: str) -> AsyncIterator[Runner]:
-    async with racing(url, level) as otp:
+    async with racing(url, level) as otps:
 
         async def run(call: str, user: Any, *arguments: str) -> list[int]:
-            return [await race(otp, call, user, *arguments)]
+            return [await race(otps, call, user, *arguments)]
 
         yield run
 
