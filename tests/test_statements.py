@@ -10,19 +10,28 @@ import itsdangerous
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.authentication import AuthenticationMiddleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.routing import Mount, Route
 
-from starlette_otp import OTP
+from starlette_otp import OTP, ConfigurationError, OTPMiddleware, SessionAuthBackend
 from starlette_otp.models import Device, TOTPDevice, User
 from tests.support import (
     ANONYMOUS,
     AUTHENTICATED,
+    PASSWORD,
     SECRET_KEY,
     Browser,
     Sessions,
     Statements,
+    csrf_of,
     door,
     make_app,
     make_totp,
+    state,
+    totp_token,
     verified_by,
 )
 
@@ -140,3 +149,76 @@ async def test_the_engines_own_isolation_level_does_not_matter(
         await connection.scalar(text("SELECT 1"))
     await engine.dispose()
     assert transactions[2:] == after
+
+
+async def test_a_log_in_is_six_statements(
+    otp: OTP, database_url: str, engine: AsyncEngine, alice: User, device: TOTPDevice
+) -> None:
+    """Name, password and token in one go: the user; BEGIN, the lock, the UPDATE, COMMIT; the new
+    session, which checks its device in the same statement. The list of devices is not read."""
+    async with Browser(make_app(otp)) as browser:
+        page = await browser.get("/account/login")
+        statements, transactions = Statements(engine), Transactions(engine)
+        fields = {"username": "alice", "password": PASSWORD, "otp_token": totp_token()}
+        answer = await browser.post("/account/login", data={"csrf_token": csrf_of(page), **fields})
+        assert answer.status_code == 303
+        await asyncio.sleep(0)  # asyncpg tells a loop later
+    verbs = [statement.split()[0] for statement in statements]
+    assert verbs == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+    assert transactions == ["BEGIN ISOLATION LEVEL READ COMMITTED", "COMMIT"]
+
+
+@pytest.fixture
+async def careless(otp: OTP, alice: User, device: TOTPDevice) -> AsyncIterator[Browser]:
+    """A verified browser at an application that names paths which need nobody."""
+    backend = SessionAuthBackend(otp, exclude=("/static", "/healthz/"))
+    app = Starlette(
+        routes=[
+            Route("/{path:path}", state),
+        ],
+        middleware=[
+            Middleware(SessionMiddleware, secret_key=SECRET_KEY),
+            Middleware(AuthenticationMiddleware, backend=backend),
+            Middleware(OTPMiddleware, otp=otp),
+        ],
+    )
+    app.router.routes.insert(0, door(otp, alice, device))
+    async with Browser(app) as browser:
+        await browser.get("/enter")
+        yield browser
+
+
+@pytest.mark.parametrize("path", ["/static", "/static/site.css", "/healthz", "/static/a/b"])
+async def test_excluded_paths_cost_no_statement(
+    careless: Browser, engine: AsyncEngine, path: str
+) -> None:
+    """Where nobody is needed, and below it, a verified browser is anonymous without any SQL."""
+    statements = Statements(engine)
+    assert (await careless.get(path)).json() == ANONYMOUS
+    assert statements == []
+
+
+@pytest.mark.parametrize("path", ["/", "/statics", "/static.css", "/x/static", "/healthzz"])
+async def test_other_paths_are_not_excluded(
+    careless: Browser, device: TOTPDevice, path: str
+) -> None:
+    """A path that only begins alike, or has the name further down, is as any other."""
+    assert (await careless.get(path)).json() == verified_by(device)
+
+
+async def test_excluded_paths_of_a_mounted_application(
+    otp: OTP, engine: AsyncEngine, careless: Browser
+) -> None:
+    """Paths are the application's own, wherever it is mounted."""
+    mounted = Starlette(routes=[Mount("/club", careless._transport.app)])  # type: ignore[attr-defined]
+    async with Browser(mounted, cookies=careless.cookies) as browser:
+        statements = Statements(engine)
+        assert (await browser.get("/club/static/site.css")).json() == ANONYMOUS
+        assert statements == []
+
+
+@pytest.mark.parametrize("exclude", ["/static", ["static"], [""]])
+def test_exclude_takes_paths(otp: OTP, exclude: Any) -> None:
+    """A text, or what does not begin with a slash, is an error in one sentence."""
+    with pytest.raises(ConfigurationError, match="exclude"):
+        SessionAuthBackend(otp, exclude=exclude)
