@@ -90,12 +90,34 @@ def breaks_integrity(exc: BaseException) -> bool:
     return sqlstate_of(exc).startswith("23")
 
 
+# What a server says that means "not now": connection exceptions, insufficient resources, operator
+# intervention; a lock or a statement that took too long; one that only reads (a standby).
+_NOT_NOW = ("08", "53", "57P", "55P03", "57014", "25006")
+# What may go well the second time: a deadlock, a serialization failure, a server of the pool that
+# has become a standby meanwhile.
+_TRY_AGAIN = ("40P01", "40001", "25006")
+READ_ONLY = "25006"
+
+
 def is_away(exc: BaseException) -> bool:
-    """Whether an exception means that the database can't be reached or can't serve now."""
+    """Whether an exception means that the database can't be reached or can't serve now.
+
+    The rule: what fails while a connection is made, whatever it is, and what says "not now"
+    rather than "wrong".
+    """
     cause = getattr(exc, "orig", None) or exc
     if isinstance(exc, OSError | PoolTimeout | DatabaseUnavailable) or isinstance(cause, OSError):
         return True
-    if isinstance(exc, DBAPIError) and exc.connection_invalidated:
-        return True
-    # Connection exceptions, insufficient resources, operator intervention (shutting down).
-    return sqlstate_of(exc).startswith(("08", "53", "57P"))
+    state = sqlstate_of(exc)
+    if isinstance(exc, DBAPIError):
+        # Without a statement it came from connecting, or else from a commit, which says so.
+        is_connecting = exc.statement is None and not state.startswith(("23", "40"))
+        if exc.connection_invalidated or is_connecting:
+            return True
+    return state.startswith(_NOT_NOW)
+
+
+def is_worth_another_try(exc: BaseException) -> bool:
+    """Whether the same work, begun anew, may well succeed."""
+    broken = isinstance(exc, DBAPIError) and exc.connection_invalidated
+    return broken or sqlstate_of(exc).startswith(_TRY_AGAIN)

@@ -27,6 +27,10 @@ def wrapped(orig: BaseException, invalidated: bool = False) -> DBAPIError:
     return DBAPIError("SELECT 1", {}, orig, connection_invalidated=invalidated)
 
 
+def unsent(orig: BaseException) -> DBAPIError:
+    return DBAPIError(None, None, orig)
+
+
 @pytest.mark.parametrize(
     ("exc", "away"),
     [
@@ -42,7 +46,15 @@ def wrapped(orig: BaseException, invalidated: bool = False) -> DBAPIError:
         (wrapped(asyncpg.DiskFullError()), True),
         (wrapped(asyncpg.AdminShutdownError()), True),
         (DatabaseUnavailable(), True),
-        (wrapped(asyncpg.QueryCanceledError()), False),
+        (wrapped(asyncpg.QueryCanceledError()), True),
+        (wrapped(asyncpg.LockNotAvailableError()), True),
+        (wrapped(asyncpg.ReadOnlySQLTransactionError()), True),
+        (unsent(asyncpg.InvalidCatalogNameError()), True),
+        (unsent(asyncpg.InvalidPasswordError()), True),
+        (unsent(asyncpg.ObjectNotInPrerequisiteStateError()), True),
+        (unsent(asyncpg.ForeignKeyViolationError()), False),
+        (unsent(asyncpg.SerializationError()), False),
+        (wrapped(asyncpg.ObjectNotInPrerequisiteStateError()), False),
         (wrapped(asyncpg.UndefinedTableError()), False),
         (asyncpg.InvalidPasswordError(), False),
         (asyncpg.InvalidCatalogNameError(), False),
@@ -51,7 +63,8 @@ def wrapped(orig: BaseException, invalidated: bool = False) -> DBAPIError:
     ],
 )
 def test_what_is_away(exc: Exception, away: bool) -> None:
-    """Away are errors of the connection, the pool's time-out and SQLSTATE classes 08, 53, 57P."""
+    """Away is what fails while a connection is made, and what says "not now": the pool's time-out,
+    SQLSTATE classes 08, 53, 57P, a lock or a statement that took too long, a standby."""
     assert is_away(exc) is away
 
 

@@ -9,10 +9,17 @@ from typing import Any, Literal, TypeVar
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import greenlet_spawn
 
-from starlette_otp.exceptions import DatabaseUnavailable, is_away
+from starlette_otp.exceptions import (
+    READ_ONLY,
+    DatabaseUnavailable,
+    is_away,
+    is_worth_another_try,
+    sqlstate_of,
+)
 from starlette_otp.service.rows import (
     Plain,
     PlainUnit,
@@ -96,7 +103,8 @@ class Transactions:
             except Exception as exc:
                 # What is to be done about the pool's other connections SQLAlchemy knows best, so
                 # the work is done again through its own.
-                if committing or not isinstance(exc, _Lost):
+                again = isinstance(exc, _Lost) or is_worth_another_try(exc)
+                if committing or not again:
                     _tell_away(exc)
                     raise
         return await self._run(lambda: self._connection(engine, isolation), work)
@@ -113,7 +121,13 @@ class Transactions:
                 bind_arguments={"mapper": self._mapper},
                 execution_options={"isolation_level": isolation},
             )
-            yield session
+            try:
+                yield session
+            except DBAPIError as exc:
+                if sqlstate_of(exc) == READ_ONLY:
+                    # The pool is well after a fail-over, one connection after the other.
+                    await session.invalidate()
+                raise
             await session.commit()
 
     @asynccontextmanager
@@ -125,8 +139,13 @@ class Transactions:
     async def _connection(self, engine: AsyncEngine, isolation: Isolation) -> AsyncIterator[Unit]:
         async with engine.connect() as connection:
             await connection.execution_options(isolation_level=isolation)
-            async with connection.begin():
-                yield PlainUnit(sender(connection), engine.dialect, self._updates)
+            try:
+                async with connection.begin():
+                    yield PlainUnit(sender(connection), engine.dialect, self._updates)
+            except DBAPIError as exc:
+                if sqlstate_of(exc) == READ_ONLY:
+                    await connection.invalidate()
+                raise
 
     async def _run(
         self,
@@ -141,10 +160,9 @@ class Transactions:
                 committing = True
             return result
         except Exception as exc:
-            # The pool may hold connections from before the database restarted. Before the commit
-            # nothing has happened, so the work can be done again on a new one.
-            stale = isinstance(exc, DBAPIError) and exc.connection_invalidated
-            if stale and retry and not committing:
+            # A deadlock has one loser; and the pool may hold connections from before the database
+            # restarted. Before the commit nothing has happened, so the work can be done again.
+            if retry and not committing and is_worth_another_try(exc):
                 return await self._run(begin, work, retry=False)
             _tell_away(exc)
             raise
@@ -159,12 +177,19 @@ class _Borrowed:
         self._engine = engine
 
     async def __aenter__(self) -> Any:
-        self._pooled = await self._engine.raw_connection()
+        try:
+            self._pooled = await self._engine.raw_connection()
+        except (OSError, PoolTimeout):
+            raise
+        except Exception as exc:
+            # Whatever a server has against a connection, SQLAlchemy's own way says it better.
+            raise _Lost("No connection to the database could be made.") from exc
         return self._pooled.driver_connection
 
     async def __aexit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         driver: Any = self._pooled.driver_connection
-        if exc is None or (isinstance(exc, Exception) and not driver.is_in_transaction()):
+        is_well = isinstance(exc, Exception) and not driver.is_in_transaction()
+        if exc is None or (is_well and sqlstate_of(exc) != READ_ONLY):
             await greenlet_spawn(self._pooled.close)
         else:
             # Given up half-way, as by a client that went away: nobody shall have it next.
