@@ -47,31 +47,44 @@ class Keyring:
         # itsdangerous wants the oldest first and signs with the last.
         self.csrf = [_derive(key, "csrf").hex() for key in reversed(keys)]
 
-    def seal(self, secret: bytes, *, kind: str, owner: str) -> str:
-        """Encrypt a device's secret for its row; `open` wants the same kind and owner."""
-        return self._secrets.encrypt(_label(kind, owner) + secret).decode()
+    def seal(self, secret: bytes, *, kind: str, owner: str, secret_id: str | None = None) -> str:
+        """Encrypt a device's secret for its row; `open` wants the same kind, owner and id.
 
-    def open(self, sealed: str, *, kind: str, owner: str) -> bytes | None:
+        Args:
+            secret: what to encrypt.
+            kind: of the device.
+            owner: the key of its user.
+            secret_id: a random id of the secret's own, which its row holds, too; rows from before
+                there were any have none.
+        """
+        return self._secrets.encrypt(_label(kind, owner, secret_id) + secret).decode()
+
+    def open(
+        self, sealed: str, *, kind: str, owner: str, secret_id: str | None = None
+    ) -> bytes | None:
         """The secret, or None when it does not decrypt or was sealed for another row.
 
-        A ciphertext copied into another user's row opens to a plaintext that names its owner.
+        A ciphertext copied into another user's row opens to a plaintext that names its owner, and
+        one that is put back after the secret was replaced to a plaintext that has another id.
         """
-        label = _label(kind, owner)
+        label = _label(kind, owner, secret_id)
         try:
             plain = self._secrets.decrypt(sealed.encode())
         except (InvalidToken, UnicodeEncodeError):
             return None
         return plain[len(label) :] if hmac.compare_digest(plain[: len(label)], label) else None
 
-    def reseal(self, sealed: str, *, kind: str, owner: str) -> str | None:
+    def reseal(
+        self, sealed: str, *, kind: str, owner: str, secret_id: str | None = None
+    ) -> str | None:
         """`sealed` under the first key, itself if it is already; None when it does not open."""
-        secret = self.open(sealed, kind=kind, owner=owner)
+        secret = self.open(sealed, kind=kind, owner=owner, secret_id=secret_id)
         if secret is None:
             return None
         try:
             self._newest.decrypt(sealed.encode())
         except InvalidToken:
-            return self.seal(secret, kind=kind, owner=owner)
+            return self.seal(secret, kind=kind, owner=owner, secret_id=secret_id)
         return sealed
 
     def digests(self, purpose: str, value: str) -> list[str]:
@@ -115,5 +128,6 @@ def _fernet(keys: Sequence[str], purpose: str) -> MultiFernet:
     return MultiFernet([Fernet(base64.urlsafe_b64encode(_derive(key, purpose))) for key in keys])
 
 
-def _label(kind: str, owner: str) -> bytes:
-    return f"{kind}\0{owner}\0".encode()
+def _label(kind: str, owner: str, secret_id: str | None) -> bytes:
+    parts = (kind, owner) if secret_id is None else (kind, owner, secret_id)
+    return "".join(f"{part}\0" for part in parts).encode()

@@ -281,7 +281,7 @@ async def test_rows_of_undeclared_kinds_and_without_a_secret(
     value = otp.keyring.seal(SECRET, kind="pager", owner=str(alice.id))
     async with engine.begin() as connection:
         for row, values in (
-            (strange, {"kind": "pager", "sealed_secret": value}),
+            (strange, {"kind": "pager", "sealed_secret": value, "secret_id": None}),
             (none, {"sealed_secret": None}),
         ):
             await connection.execute(update(TABLE).where(TABLE.c.id == row.id).values(values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sqlalchemy import Connection, Text, event, inspect, select
+from sqlalchemy import Connection, String, Text, event, inspect, select
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import get_history
 
@@ -13,6 +13,10 @@ from starlette_otp.devices.owner import convert_key, table_of
 from starlette_otp.exceptions import ConfigurationError, SecretUnreadable
 from starlette_otp.keyring import Keyring
 from starlette_otp.oath import MIN_SECRET_BYTES, SECRET_BYTES
+
+_ID_BYTES = 15
+_ID_LENGTH = 20
+"""Of its text: base 64."""
 
 
 class _Unsealed(str):
@@ -32,6 +36,7 @@ class SealedSecretMixin:
         user_id: Any
 
     sealed_secret: Mapped[str | None] = mapped_column(Text)
+    secret_id: Mapped[str | None] = mapped_column(String(_ID_LENGTH))
 
     @property
     def secret(self) -> bytes:
@@ -63,7 +68,8 @@ class SealedSecretMixin:
 
     def _unseal(self, user_id: Any) -> bytes:
         sealed = self.sealed_secret or ""
-        plain = self.keyring().open(sealed, kind=self.kind, owner=self._owner(user_id))
+        owner = self._owner(user_id)
+        plain = self.keyring().open(sealed, kind=self.kind, owner=owner, secret_id=self.secret_id)
         if plain is None:
             raise SecretUnreadable(f"{self.kind}/{self.id}")
         return plain
@@ -73,6 +79,8 @@ class SealedSecretMixin:
         sealed = self.sealed_secret
         if isinstance(sealed, _Unsealed):
             plain = sealed.secret
+            # A new one for each secret: a ciphertext from before is worth nothing in this row.
+            self.secret_id = secrets.token_urlsafe(_ID_BYTES)
         else:
             owners = get_history(self, "user_id")
             if connection is None or not sealed or not owners.added:
@@ -81,8 +89,9 @@ class SealedSecretMixin:
             table = table_of(type(self))
             query = select(table.c.user_id).where(table.c.id == self.id)
             plain = self._unseal((owners.deleted or [connection.scalar(query)])[0])
+        owner = self._owner(self.user_id)
         self.sealed_secret = self.keyring().seal(
-            plain, kind=self.kind, owner=self._owner(self.user_id)
+            plain, kind=self.kind, owner=owner, secret_id=self.secret_id
         )
 
     @classmethod

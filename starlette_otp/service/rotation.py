@@ -64,7 +64,8 @@ async def rotate_keys(otp: Sealed, size: int = 100) -> AsyncIterator[Batch]:
 
 async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
     devices = table_of(otp.device_model)
-    columns = (devices.c.id, devices.c.kind, devices.c.user_id, devices.c.sealed_secret)
+    names = ("id", "kind", "user_id", "sealed_secret", "secret_id")
+    columns = [devices.c[name] for name in names]
     ahead = select(devices.c.id).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
     ahead = ahead.order_by(devices.c.id).limit(size)
 
@@ -88,7 +89,8 @@ async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
 
 
 def _reseal(otp: Sealed, row: Any) -> str | None:
-    sealed = otp.keyring.reseal(row.sealed_secret, kind=row.kind, owner=str(row.user_id))
+    label = {"kind": row.kind, "owner": str(row.user_id), "secret_id": row.secret_id}
+    sealed = otp.keyring.reseal(row.sealed_secret, **label)
     if sealed is None:
         logger.error("%s", SecretUnreadable(f"{row.kind}/{row.id}"))
     return sealed

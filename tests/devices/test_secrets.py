@@ -117,6 +117,35 @@ async def test_a_changed_secret_is_sealed_anew(sessions: Sessions, otp: OTP, ali
     assert await otp.match_token(alice, totp_token(OTHER_SECRET)) == device
 
 
+async def test_an_old_ciphertext_put_back_verifies_nothing(
+    sessions: Sessions, engine: AsyncEngine, otp: OTP, alice: User
+) -> None:
+    """Who can write into the database and has an old backup of it can't bring a replaced secret
+    back, into its own row or into that of another device of the same user."""
+    device = await make_totp(sessions, alice)
+    stolen = device.sealed_secret
+    async with sessions.begin() as session:
+        (await session.get_one(TOTPDevice, device.id)).secret = OTHER_SECRET
+    other = await make_totp(sessions, alice, secret=OTHER_SECRET)
+    await execute(engine, "UPDATE otp_device SET sealed_secret = :stolen", stolen=stolen)
+    for row in (device, other):
+        assert await otp.verify_token(alice, row.persistent_id, totp_token(SECRET)) is None
+        with pytest.raises(SecretUnreadable):
+            _ = (await reload(sessions, row)).secret
+
+
+async def test_a_row_from_before_secrets_had_ids(
+    sessions: Sessions, engine: AsyncEngine, otp: OTP, alice: User
+) -> None:
+    """A secret that was sealed without an id of its own goes on verifying."""
+    device = await make_totp(sessions, alice)
+    sealed = otp.keyring.seal(SECRET, kind="totp", owner=str(alice.id))
+    await execute(
+        engine, "UPDATE otp_device SET sealed_secret = :sealed, secret_id = NULL", sealed=sealed
+    )
+    assert await otp.verify_token(alice, device.persistent_id, totp_token(SECRET)) == device
+
+
 async def test_a_changed_secret_on_an_expired_instance(
     engine: AsyncEngine, otp: OTP, alice: User
 ) -> None:
