@@ -124,3 +124,28 @@ async def test_no_cell_is_a_formula(text: str) -> None:
     """CWE-1236: a text of an export does not begin as a spreadsheet's formula does."""
     cell = await OTPView.custom_export_cell(None, None, "name", text)  # type: ignore[arg-type]
     assert cell == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    ("text", "cell"),
+    [
+        ("\ufeff=1", "'\ufeff=1"),
+        ("\u200b\u2060=1", "'\u200b\u2060=1"),
+        ("\0\xad+1", "'\0\xad+1"),
+        ('"=1', "'\"=1"),
+        ("\ufe66=1", "'\ufe66=1"),
+        ("\u22121", "'\u22121"),
+        (";=1", ";'=1"),
+        ("a;\u200b=1;b|@x", "a;'\u200b=1;b|'@x"),
+        ("a\t=1", "a\t'=1"),
+        ("\t=1", "'\t'=1"),
+        ("a; =1", "a;' =1"),
+        ("O'Brien-Smith; 1+1=2", "O'Brien-Smith; 1+1=2"),
+        ("", ""),
+        ("bob@site.example", "bob@site.example"),
+        ("\u4e0d", "\u4e0d"),
+    ],
+)
+async def test_no_part_of_a_cell_is_a_formula(text: str, cell: str) -> None:
+    """Nor behind what nobody sees, nor where a spreadsheet splits at another separator."""
+    assert await OTPView.custom_export_cell(None, None, "name", text) == cell  # type: ignore[arg-type]
