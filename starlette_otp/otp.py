@@ -45,6 +45,7 @@ class OTP(Generic[D]):
         authenticate: `async (request, username, password) -> user | None`, instead of the default.
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
+        allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
 
     Raises:
         ConfigurationError: a short key, or a class that is missing or there twice.
@@ -61,11 +62,13 @@ class OTP(Generic[D]):
         authenticate: Authenticate | None = None,
         load_user: LoadUser | None = None,
         templates: Templates = None,
+        allowed_origins: Sequence[str] = (),
     ) -> None:
         check_declared(device_model)
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
+        self.allowed_origins = allowed_origins
         self.keyring = device_model.__keyring__ = Keyring(secret_key)
         self.templates = jinja_templates(templates)
         device_model.__environment__ = self.templates.env

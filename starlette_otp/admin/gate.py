@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 from typing import Any, Protocol
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 from sqladmin.templating import Jinja2Templates
 from starlette.applications import Starlette
@@ -21,6 +22,14 @@ from starlette.websockets import WebSocket
 from starlette_otp.exceptions import is_away
 from starlette_otp.web.body import is_utf8
 from starlette_otp.web.forms import LogoutForm
+from starlette_otp.web.guards import (
+    DETAILS,
+    REVERIFICATION_REQUIRED,
+    REVERIFY_PARAMETER,
+    STATUS,
+    refuse,
+)
+from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.responses import HEADERS, accepts_html, unavailable
 from starlette_otp.web.verdict import verdict_of
 
@@ -28,6 +37,8 @@ CSRF_HEADER = "x-csrf-token"
 _STATICS = ("/static/", "/statics/")
 _OWN_DOORS = ("/login", "/logout")
 """They let everybody in, and their forms check the token themselves."""
+_LEADS_TO_CHANGES = re.compile(r"/otp/|/[^/]+/(create$|edit/)")
+"""Pages that show a secret, or a form that would be filled in for nothing."""
 
 
 class AdminSite(Protocol):
@@ -36,6 +47,7 @@ class AdminSite(Protocol):
     admin: Starlette
     templates: Jinja2Templates
     max_body_size: int
+    max_age: float | None
 
     def has_permission(self, request: Request) -> Any:
         """Whether this request may use the site."""
@@ -92,15 +104,18 @@ class Gate:
         if not await allows(self.site, request):
             return _refused(request), receive
         # No other method is safe (RFC 9110 section 9.2.1): a handler need not know that it is.
-        if request.method == "GET":
+        if request.method != "GET":
+            body = await _body(request, self.site.max_body_size)
+            if body is None:
+                return await self._error(request, 413, "The request is too large."), receive
+            if not await _is_ours(request, body):
+                messages = LogoutForm(request).messages()
+                return await self._error(request, 403, messages["csrf_failed"]), receive
+            receive = _replay(body, receive)
+        elif not _LEADS_TO_CHANGES.match(path):
             return None, receive
-        body = await _body(request, self.site.max_body_size)
-        if body is None:
-            return await self._error(request, 413, "The request is too large."), receive
-        if not await _is_ours(request, body):
-            messages = LogoutForm(request).messages()
-            return await self._error(request, 403, messages["csrf_failed"]), receive
-        return None, _replay(body, receive)
+        stale = await refuse(request, max_age=self.site.max_age) is not None
+        return (_ask_again(request) if stale else None), receive
 
     async def _error(self, request: Request, status_code: int, message: str) -> Response:
         if not accepts_html(request):
@@ -153,12 +168,39 @@ def _refused(request: Request) -> Response:
         known = verdict.user is not None
         body = {"detail": "This site is for verified staff.", "code": "not_permitted"}
         return JSONResponse(body, 403 if known else 401, {**HEADERS, "Vary": "Accept"})
+    return RedirectResponse(_login_url(request), 303, {**HEADERS, "Vary": "Accept"})
+
+
+def _ask_again(request: Request) -> Response:
+    """The log-in that asks for a token alone; scripts and programs read where it is."""
+    url = _login_url(request, {REVERIFY_PARAMETER: "1"})
+    headers = {**HEADERS, "Vary": f"Accept, {CSRF_HEADER}"}
+    if accepts_html(request) and CSRF_HEADER not in request.headers:
+        return RedirectResponse(url, 303, headers)
+    code = REVERIFICATION_REQUIRED
+    body = {"detail": DETAILS[code], "code": code}
+    return JSONResponse(body, STATUS[code], {**headers, "Location": url})
+
+
+def _login_url(request: Request, more: dict[str, str] | None = None) -> str:
+    """The site's log-in, with the way back: to this page, or to the one that sent a form."""
     folder = quote(request.scope.get("root_path", ""))
-    back = f"{folder}/"
+    back = _came_from(request, folder) or f"{folder}/"
     if request.method == "GET":
         back = quote(request.scope["path"]) + (f"?{request.url.query}" if request.url.query else "")
-    url = f"{folder}/login?{urlencode({'next': back})}"
-    return RedirectResponse(url, 303, {**HEADERS, "Vary": "Accept"})
+    return f"{folder}/login?{urlencode({'next': back, **(more or {})})}"
+
+
+def _came_from(request: Request, folder: str) -> str | None:
+    """The page of this site that the request was sent from, by its Referer."""
+    try:
+        url = urlsplit(request.headers.get("referer", ""))
+    except ValueError:
+        return None
+    is_own = is_own_origin(request, f"{url.scheme}://{url.netloc}", ())
+    if not is_own or not url.path.startswith(f"{folder}/"):
+        return None
+    return url.path + (f"?{url.query}" if url.query else "")
 
 
 async def _body(request: Request, limit: int) -> bytes | None:

@@ -59,13 +59,16 @@ class OTPAdmin(Admin):
 
     It stands behind the application's own SessionMiddleware, AuthenticationMiddleware and
     OTPMiddleware, and installs none. Sensitive data is hidden unless asked for, the reverse of
-    django-otp's default. Every change, those of the host's own views too, wants a CSRF token.
+    django-otp's default. Every change, those of the host's own views too, wants a CSRF token and a
+    verification that is not old (OWASP ASVS 7.5.3).
 
     Args:
         app: the application to mount it on.
         engine_or_sessions: the host's AsyncEngine or async_sessionmaker, which is left as it is.
         otp: the application's OTP.
         show_sensitive: let those who may edit see keys and QR codes of devices at any time.
+        max_age: seconds; who was verified longer ago verifies again before a change, and before a
+            page that shows a secret or has a form for a change. None: never.
         name: of the mount, for `url_for("otpadmin:index")`.
         views: register the views of devices and users, too.
         options: as sqladmin's Admin takes them (base_url, title, authorization_backend, ...).
@@ -91,6 +94,7 @@ class OTPAdmin(Admin):
         *,
         otp: Site,
         show_sensitive: bool = False,
+        max_age: float | None = 300,
         name: str = "otpadmin",
         views: bool = True,
         **options: Any,
@@ -101,6 +105,7 @@ class OTPAdmin(Admin):
                 "giving an authentication_backend."
             )
         self.otp, self.show_sensitive, self.name = otp, show_sensitive, name
+        self.max_age = max_age
         self.people = People(otp)
         made = {"session_maker": own_sessions(engine_or_sessions), **options}
         super().__init__(_Unmounted(), **made)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from starlette.templating import Jinja2Templates
@@ -21,6 +22,7 @@ class Site(Protocol):
     device_model: type[Any]
     login_url: str
     login_redirect_url: str
+    allowed_origins: Sequence[str]
     templates: Jinja2Templates
     keyring: Keyring
     transactions: Transactions

@@ -1,5 +1,6 @@
 // sqladmin sends changes without a CSRF token, and its actions as links. This puts the page's token
-// into every form and request to this site, and makes actions POST.
+// into every form and request to this site, makes actions POST, and goes to the log-in when a change
+// wants a verification that is not as old.
 (function () {
   "use strict";
   const token = document.querySelector('meta[name="otp-csrf-token"]')?.content;
@@ -10,6 +11,13 @@
   const send = XMLHttpRequest.prototype.send;
   XMLHttpRequest.prototype.open = function (method, url, ...rest) {
     this.otpIsOurs = isOurs(url);
+    // Registered before sqladmin's own, which would show the answer to the user.
+    this.addEventListener("load", (event) => {
+      const login = this.otpIsOurs && this.status === 403 && this.getResponseHeader("Location");
+      if (!login) return;
+      event.stopImmediatePropagation();
+      location.assign(login);
+    });
     return open.call(this, method, url, ...rest);
   };
   XMLHttpRequest.prototype.send = function (body) {
@@ -20,8 +28,14 @@
   const fetched = window.fetch;
   window.fetch = function (resource, options) {
     const request = new Request(resource, options);
-    if (isOurs(request.url)) request.headers.set("X-CSRF-Token", token);
-    return fetched(request);
+    if (!isOurs(request.url)) return fetched(request);
+    request.headers.set("X-CSRF-Token", token);
+    return fetched(request).then((response) => {
+      const login = response.status === 403 && response.headers.get("Location");
+      if (!login) return response;
+      location.assign(login);
+      return new Promise(() => {});
+    });
   };
 
   function complete(form) {

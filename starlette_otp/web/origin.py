@@ -1,0 +1,46 @@
+"""Origins: whether a request comes from a page of ours, by what the browser says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from starlette.requests import HTTPConnection
+
+_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+
+
+def is_own_origin(conn: HTTPConnection, origin: str, allowed: Sequence[str]) -> bool:
+    """Whether an Origin header names this site, or one that is allowed beside it.
+
+    This site is the host that the application sees, whatever the scheme: a proxy may have ended
+    TLS. Where the application itself sees TLS, an origin without it is another one.
+
+    Args:
+        conn: the request or websocket.
+        origin: the header; "null" and what is no origin are nobody's (RFC 6454 section 7).
+        allowed: more origins, as `https://app.example`.
+    """
+    given = _parts(origin)
+    if given is None:
+        return False
+    if given in map(_parts, allowed):
+        return True
+    scheme, host, port = given
+    if scheme == "http" and conn.url.scheme in ("https", "wss"):
+        return False
+    # Behind a proxy the port of the scheme that we see may not be the one that the browser used.
+    seen = _parts(f"{scheme}://{conn.headers.get('host', '')}")
+    return seen is not None and seen[1:] == (host, port)
+
+
+def _parts(origin: str) -> tuple[str, str, int] | None:
+    """Scheme, host and port of an origin, or None if it is none."""
+    try:
+        url = urlsplit(origin)
+        port = _PORTS[url.scheme] if url.port is None else url.port
+    except (ValueError, KeyError):
+        return None
+    if not url.hostname or url.username is not None or url.path.strip("/") or url.query:
+        return None
+    return url.scheme, url.hostname, port
