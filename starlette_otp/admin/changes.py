@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
@@ -49,21 +49,26 @@ class Changes:
             action=action,
         )
 
-    async def add(self, user: Any, device: Any) -> list[str] | None:
-        """Give the user a device.
+    async def add(
+        self, user: Any, device: Any, unless: ColumnElement[bool] | None = None
+    ) -> tuple[Any, list[str]] | None:
+        """Give the user a device, unless there is one like that.
 
         Returns:
-            The tokens of a static device, shown this once; None if the user has gone meanwhile.
+            The device, or the one that is there already; and the tokens of a static one, shown
+            this once. None if the user has gone meanwhile.
         """
         try:
-            await self.otp.enrolment.add_device(user, device)
+            added = await self.otp.enrolment.add_device(user, device, unless)
         except IntegrityError:
             return None
+        if added is not device:
+            return added, []
         tokens = []
         if isinstance(device, StaticDeviceMixin):
             tokens = await self._make_tokens(device) or []
         await self.tell(ADDED, user, device)
-        return tokens
+        return device, tokens
 
     async def remove(self, user: Any, device: Any) -> None:
         """Take the device from the user."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from wtforms import BooleanField, SelectField, StringField
+from sqlalchemy import ColumnElement, and_
+from wtforms import BooleanField, HiddenField, SelectField, StringField
 
 from starlette_otp.admin.people import People
 from starlette_otp.devices.email import EmailDeviceMixin, check_address
-from starlette_otp.devices.owner import is_clean_text
+from starlette_otp.devices.owner import convert_key, is_clean_text, table_of
 from starlette_otp.web.base_form import BaseForm
 
 _MAX_NAME = 64
@@ -35,13 +36,15 @@ class AddDeviceForm(BaseForm):
     name = StringField("Name")
     email = StringField("Email")
     confirmed = BooleanField("Confirmed", default=True)
+    newest = HiddenField()
+    """The id of the newest device of all when the form was opened."""
 
     owner: Any = None
     """The user, once the form is valid."""
 
     def bind(self, people: People, model: type[Any]) -> None:
         """Say for which kind of device the form is."""
-        self._people = people
+        self._people, self._model = people, model
         self.takes_email = issubclass(model, EmailDeviceMixin)
 
     async def validate(self, extra_validators: Any = None) -> bool:
@@ -89,3 +92,12 @@ class AddDeviceForm(BaseForm):
         """What the new device starts with."""
         given = {"name": (self.name.data or "").strip(), "confirmed": self.confirmed.data}
         return {**given, "email": self.email.data or None} if self.takes_email else given
+
+    def sent_before(self) -> ColumnElement[bool] | None:
+        """The device that this form has made already, if it is sent again: a page reloaded."""
+        newest = convert_key(self.newest.data or "", table_of(self._model).c.id)
+        if newest is None:
+            return None
+        given = {name: value for name, value in self.values().items() if name != "confirmed"}
+        same = (getattr(self._model, name) == value for name, value in given.items())
+        return and_(self._model.id > newest, *same)

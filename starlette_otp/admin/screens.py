@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import segno
 from sqladmin.authorization import Action
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -59,12 +59,16 @@ class Screens:
         if form.is_submitted():
             if await form.validate():
                 device = model(**form.values())
-                tokens = await Changes(request).add(form.owner, device)
-                if tokens is not None:
-                    return await self._show(request, form.owner, device, tokens)
+                added = await Changes(request).add(form.owner, device, form.sent_before())
+                if added is not None:
+                    there, tokens = added
+                    if there is device:
+                        return await self._show(request, form.owner, device, tokens)
+                    return self._to_details(request, there)
                 form.add_error("unknown_user", form.user)
         else:
             form.user.data = request.query_params.get("user", "")[:254]
+            form.newest.data = str(await self._newest())
         context = {"form": form, "model_view": self._view(model)}
         status_code = 400 if form.error_codes else 200
         return await self._page(request, "otp/admin/add.html", context, status_code)
@@ -92,7 +96,7 @@ class Screens:
         if action not in does:
             raise HTTPException(404)
         await does[action](user, device)
-        return self._to(request, "details", identity=f"otp-{device.kind}", pk=str(device.id))
+        return self._to_details(request, device)
 
     async def revoke(self, request: Request) -> Response:
         """End all sessions of the user whom the form names."""
@@ -179,6 +183,17 @@ class Screens:
 
     def _named(self, identity: str) -> Any:
         return self.site._find_model_view(identity)
+
+    async def _newest(self) -> int:
+        table = table_of(self.site.otp.device_model)
+
+        async def work(session: AsyncSession) -> int:
+            return await session.scalar(select(func.max(table.c.id))) or 0
+
+        return await self.site.otp.transactions.read(work)
+
+    def _to_details(self, request: Request, device: Any) -> Response:
+        return self._to(request, "details", identity=f"otp-{device.kind}", pk=str(device.id))
 
     def _to(self, request: Request, name: str, **path_params: str) -> Response:
         quoted = {name: quote(value, safe="") for name, value in path_params.items()}

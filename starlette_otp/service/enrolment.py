@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
@@ -70,17 +70,31 @@ class Enrolment:
 
         return await self._transactions.read(work)
 
-    async def add_device(self, user: object, device: Any) -> Any:
-        """`OTP.add_device`."""
-        device.user_id = self._somebody(user)
+    async def add_device(
+        self, user: object, device: Any, unless: ColumnElement[bool] | None = None
+    ) -> Any:
+        """`OTP.add_device`; the user's device that is like `unless` instead, if there is one.
 
-        async def work(session: AsyncSession) -> None:
+        Of two that come at the same time with one condition, the second sees the first.
+        """
+        device.user_id = key = self._somebody(user)
+
+        async def work(session: AsyncSession) -> Any:
+            if unless is not None:
+                name = f"{self._device_model.__tablename__} {key}"
+                await session.execute(
+                    select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
+                )
+                query = type(device).devices_for_user(user, None).where(unless).limit(1)
+                if (there := await session.scalar(query)) is not None:
+                    return there
             session.add(device)
+            return device
 
-        await self._transactions.write(work)
-        if device.confirmed:
+        added = await self._transactions.write(work)
+        if added is device and device.confirmed:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
-        return device
+        return added
 
     async def remove_device(self, user: object, device_id: str) -> Any | None:
         """`OTP.remove_device`."""
