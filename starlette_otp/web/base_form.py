@@ -12,6 +12,7 @@ from wtforms import Form
 from wtforms.csrf.core import CSRF
 
 from starlette_otp.web.body import submitted
+from starlette_otp.web.origin import is_cross_site
 from starlette_otp.web.site import Site
 from starlette_otp.web.verdict import verdict_of
 
@@ -76,6 +77,10 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
 
     async def validate(self, extra_validators: Any = None) -> bool:
         """Whether the fields are valid and the request is not forged."""
+        # Before the token: a neighbour that can set our cookie has one that goes with it.
+        if is_cross_site(self._request, self.otp.allowed_origins):
+            self.add_error("csrf_failed")
+            return False
         if await super().validate(extra_validators):
             return True
         if self.csrf_token.errors:

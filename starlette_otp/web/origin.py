@@ -10,6 +10,26 @@ from starlette.requests import HTTPConnection
 _PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
 
 
+def is_cross_site(conn: HTTPConnection, allowed: Sequence[str]) -> bool:
+    """Whether the browser says that another origin's page sent this (OWASP, CSRF prevention).
+
+    Sec-Fetch-Site is believed first: no page can set it, and no proxy changes it, while one may
+    change the host. "same-site" is another origin, too, and one that can set cookies for ours.
+    What has neither header is no browser: there the CSRF token alone decides.
+
+    Args:
+        conn: the request.
+        allowed: the origins whose pages may send to this site, too.
+    """
+    origin = conn.headers.get("origin")
+    fetched_from = conn.headers.get("sec-fetch-site")
+    if fetched_from == "same-origin":
+        return False
+    if fetched_from not in (None, "none"):
+        return not _is_allowed(_parts(origin or ""), allowed)
+    return origin is not None and not is_own_origin(conn, origin, allowed)
+
+
 def is_own_origin(conn: HTTPConnection, origin: str, allowed: Sequence[str]) -> bool:
     """Whether an Origin header names this site, or one that is allowed beside it.
 
@@ -24,7 +44,7 @@ def is_own_origin(conn: HTTPConnection, origin: str, allowed: Sequence[str]) -> 
     given = _parts(origin)
     if given is None:
         return False
-    if given in map(_parts, allowed):
+    if _is_allowed(given, allowed):
         return True
     scheme, host, port = given
     if scheme == "http" and conn.url.scheme in ("https", "wss"):
@@ -32,6 +52,10 @@ def is_own_origin(conn: HTTPConnection, origin: str, allowed: Sequence[str]) -> 
     # Behind a proxy the port of the scheme that we see may not be the one that the browser used.
     seen = _parts(f"{scheme}://{conn.headers.get('host', '')}")
     return seen is not None and seen[1:] == (host, port)
+
+
+def _is_allowed(given: tuple[str, str, int] | None, allowed: Sequence[str]) -> bool:
+    return given is not None and given in map(_parts, allowed)
 
 
 def _parts(origin: str) -> tuple[str, str, int] | None:

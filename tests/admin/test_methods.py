@@ -105,3 +105,22 @@ async def test_the_doors_are_opened_by_get_and_post_alone(
     assert (await desk.get("/state")).json()["verified"]
     async with sessions() as session:
         assert len(list(await session.scalars(select(Device)))) == 1
+
+
+async def test_another_origin_is_refused_though_it_has_the_token(
+    desk: Browser, members: OTPAdmin, sessions: Sessions
+) -> None:
+    """A change from another origin is 403 with a token of our pages, too."""
+    headers = {"x-csrf-token": csrf_of(await desk.get("/admin/"))}
+    path = "/admin/otp/device/totp/2/confirm"
+    for foreign in (NEIGHBOUR, {"sec-fetch-site": "cross-site"}, {"origin": "null"}):
+        assert (await desk.post(path, headers=headers | foreign)).status_code == 403
+    assert not (await bobs_device(sessions)).confirmed
+    own = {"sec-fetch-site": "same-origin", "origin": "http://site.example"}
+    assert (await desk.post(path, headers=headers | own)).status_code == 303
+    assert (await bobs_device(sessions)).confirmed
+
+
+async def bobs_device(sessions: Sessions) -> Any:
+    async with sessions() as session:
+        return await session.get(Device, 2)
