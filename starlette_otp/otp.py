@@ -129,6 +129,17 @@ class OTP(Generic[D]):
         """
         return await self.enrolment.remove_device(user, device_id)
 
+    async def reset_device(self, user: object, device_id: str) -> D | None:
+        """Let a device of the user's verify again at once.
+
+        Its failures are forgotten, and so is a TOTP device's `last_t` that our clock has not
+        reached: after a server's clock was ahead the device would refuse all tokens until then.
+
+        Returns:
+            The device, or None if the user has no such device.
+        """
+        return await self.enrolment.reset_device(user, device_id)
+
     async def add_static_token(self, user: object, token: str | None = None) -> str:
         """Add a token to the user's first static device, which is made if there is none.
 

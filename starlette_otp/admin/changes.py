@@ -77,7 +77,7 @@ class Changes:
 
     async def reset(self, user: Any, device: Any) -> None:
         """Forget the device's failures, so that it verifies again at once."""
-        device = await self._change(device, lambda row: row.throttle_reset())
+        device = await self._change(device, lambda row: row.reset())
         if device is not None:
             await self.tell(RESET, user, device)
 

@@ -43,7 +43,7 @@ def moment(row: Any, name: str) -> str:
 
 def lock(row: Any, name: str) -> str:
     """Until when a device does not verify."""
-    if row.is_stopped:
+    if row.needs_reset:
         return "until it is reset"
     until = row.locked_until
     return f"{until:%Y-%m-%d %H:%M:%S} UTC" if until is not None else NONE

@@ -271,6 +271,10 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         else:
             self.throttle_increment()
 
+    def reset(self) -> None:
+        """Let the device verify again at once, whatever kept it from that; the caller commits."""
+        self.throttle_reset()
+
     async def generate_challenge(self, **context: Any) -> str | None:
         """Prepare a challenge if that is allowed; delivering it is OTP's, after the commit.
 

@@ -70,6 +70,11 @@ class ThrottlingMixin:
         return limit is not None and (self.throttling_failure_count or 0) >= limit
 
     @property
+    def needs_reset(self) -> bool:
+        """Whether the device verifies nothing, or nothing for long, until it is reset."""
+        return self.is_stopped
+
+    @property
     def locked_until(self) -> datetime | None:
         """When the wait after the last failure ends; None when the device is not waiting."""
         failed_at = self.throttling_failure_timestamp

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, Integer
@@ -9,6 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from starlette_otp import clock, oath
 from starlette_otp.devices.otpauth import OfDevice, OTPAuthMixin
+
+logger = logging.getLogger("starlette_otp")
 
 
 class TOTPDeviceMixin(OTPAuthMixin):
@@ -50,24 +53,68 @@ class TOTPDeviceMixin(OTPAuthMixin):
     async def check_token(self, token: str) -> bool:
         """Accept the token of a step in the window that is newer than the last accepted one.
 
-        The window is scanned from its oldest step to its newest; a step at or below `last_t` is
-        never accepted (RFC 6238 section 5.2). With `sync` the drift moves to the match, as far as
-        section 6 lets it.
+        The window is around our own clock, and around the prover's as `drift` has it: a prover
+        whose clock is set right again is let in. It is scanned from its oldest step to its newest;
+        a step at or below `last_t` is never accepted (RFC 6238 section 5.2). With `sync` the drift
+        moves to the match, as far as section 6 lets it.
         """
         digits = self.canonical(token)
         if digits is None:
             return False
-        present = oath.time_step(clock.now().timestamp(), self.step or 30, self.t0 or 0)
-        middle, tolerance = present + (self.drift or 0), self.tolerance or 0
-        oldest = max(middle - tolerance, self._last_t + 1)
-        window = range(oldest, middle + tolerance + 1)
-        found = oath.match(self.secret, digits, window, len(digits), self.algorithm or "SHA1")
+        if self.is_ahead:
+            logger.error(
+                "%r last accepted a token that lies far ahead of this server's clock, so a clock "
+                "was wrong: it refuses all tokens until then, or until it is reset.",
+                self,
+            )
+        present, tolerance = self._present, self.tolerance or 0
+        middles = {present, present + (self.drift or 0)}
+        window = {m + n for m in middles for n in range(-tolerance, tolerance + 1)}
+        steps = sorted(step for step in window if step > self._last_t)
+        found = oath.match(self.secret, digits, steps, len(digits), self.algorithm or "SHA1")
         if found is None:
             return False
         self.last_t = found
         if self.sync:
-            self.drift = oath.clamp_drift(found - present)
+            self._follow(found - present)
         return True
+
+    def _follow(self, drift: int) -> None:
+        """Note how many steps the prover's clock is off ours.
+
+        A drift that was brought along from beyond the limit stays what it is: moved to the limit
+        it would shut its owner out.
+        """
+        if abs(drift) <= oath.MAX_DRIFT or abs(self.drift or 0) <= oath.MAX_DRIFT:
+            self.drift = oath.clamp_drift(drift)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether `last_t` is so far ahead of our clock that it, or ours then, was wrong."""
+        return self._last_t > self._newest + oath.MAX_DRIFT
+
+    @property
+    def needs_reset(self) -> bool:
+        """Whether the device verifies nothing, or nothing for long, until it is reset."""
+        return super().needs_reset or self.is_ahead
+
+    def reset(self) -> None:
+        """Forget all failures, and a `last_t` that our clock has not reached; the caller commits.
+
+        Tokens that were accepted while a clock was wrong are unused again when their time comes.
+        """
+        super().reset()
+        if self._last_t > self._newest:
+            self.last_t = -1
+
+    @property
+    def _present(self) -> int:
+        return oath.time_step(clock.now().timestamp(), self.step or 30, self.t0 or 0)
+
+    @property
+    def _newest(self) -> int:
+        """The newest step of the window."""
+        return self._present + max(self.drift or 0, 0) + (self.tolerance or 0)
 
     @property
     def _last_t(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, select
@@ -12,6 +13,8 @@ from starlette_otp.devices.base import locked, parse_persistent_id, require_read
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, TransactionRequired
 from starlette_otp.service.transactions import Transactions
+
+logger = logging.getLogger("starlette_otp")
 
 
 class Enrolment:
@@ -109,6 +112,22 @@ class Enrolment:
         device = await self._transactions.write(work)
         if device is not None:
             await signals.send(signals.otp_device_removed, self._sender, user=user, device=device)
+        return device
+
+    async def reset_device(self, user: object, device_id: str) -> Any | None:
+        """`OTP.reset_device`."""
+        query = locked(one_of(self._device_model, user, device_id, confirmed=None))
+
+        async def work(session: AsyncSession) -> Any | None:
+            device = await session.scalar(query)
+            if device is not None:
+                device.reset()
+            return device
+
+        device = await self._transactions.write(work)
+        if device is not None:
+            key = self._device_model.user_key(user)
+            logger.info("A device of user %r was reset (%s).", key, device)
         return device
 
     async def add_static_token(self, user: object, token: str | None = None) -> str:

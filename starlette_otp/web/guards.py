@@ -33,6 +33,8 @@ DETAILS = {
     NOT_VERIFIED: "Please verify with a one-time password.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
 }
+_LEEWAY = timedelta(seconds=5)
+"""How far ahead of ours the clock of the server may be that verified the session."""
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 _QUERY_CHARACTERS = _PATH_CHARACTERS + "?%[]"
 STATUS = {UNAVAILABLE: 503, NOT_AUTHENTICATED: 401, NOT_VERIFIED: 403, REVERIFICATION_REQUIRED: 403}
@@ -157,7 +159,7 @@ def _is_stale(verdict: Verdict, max_age: float | None) -> bool:
     if verdict.verified_at is None:
         return True
     age = clock.now() - verdict.verified_at
-    return not timedelta(0) <= age <= timedelta(seconds=max_age)
+    return not -_LEEWAY <= age <= timedelta(seconds=max_age)
 
 
 def refusal_response(

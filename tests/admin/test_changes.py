@@ -63,6 +63,19 @@ async def test_a_lock_is_reset(
     assert "Staff 1: throttling reset, user 2" in line
 
 
+async def test_a_device_from_a_month_ahead_is_reset(
+    desk: Browser, sessions: Any, bob: User, otp: Any
+) -> None:
+    """One that accepted a token while a clock was wrong is shown as refusing, and verifies again
+    after the reset."""
+    device = await make_totp(sessions, bob, last_t=2**40)
+    page = f"/admin/otp-totp/details/{device.id}"
+    assert "until it is reset" in (await desk.get(page)).text
+    await act(desk, "reset-throttling", device)
+    assert "until it is reset" not in (await desk.get(page)).text
+    assert await otp.match_token(bob, totp_token()) == device
+
+
 async def test_a_device_is_confirmed(desk: Browser, sessions: Any, bob: User, told: Told) -> None:
     """Confirming tells, once, that the user has a device more."""
     device = await make_totp(sessions, bob, confirmed=False)
