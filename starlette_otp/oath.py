@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import unicodedata
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -22,17 +23,31 @@ MAX_DRIFT: Final = 10
 """RFC 6238 section 6: the verifier limits how far a prover's clock may drift, in steps."""
 # Longer than any numeric token with separators; what is longer is not worth looking at.
 _MAX_TYPED: Final = 64
-_SEPARATORS: Final = str.maketrans("", "", " -")
+# Dashes that Unicode does not count among them: the minus, the hyphen bullet, a modifier.
+_MORE_DASHES: Final = "\u2212\u2043\u02d7"
+
+
+def without_separators(text: str) -> str:
+    """`text` without white space, dashes and marks that can't be seen, of whatever script.
+
+    What was copied from a document or a mail has no-break and thin spaces, en dashes, line ends,
+    marks of direction.
+    """
+    return "".join(c for c in text if not _is_separator(c))
+
+
+def _is_separator(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char) in ("Pd", "Cf") or char in _MORE_DASHES
 
 
 def canonical_digits(token: str, digits: int) -> str | None:
-    """What the user typed, without spaces and dashes, or None if it is not `digits` ASCII digits.
+    """What the user typed, without separators, or None if it is not `digits` ASCII digits.
 
     Full-width digits, signs and underscores are wrong tokens, although `int()` takes them.
     """
     if len(token) > _MAX_TYPED:
         return None
-    token = token.translate(_SEPARATORS)
+    token = without_separators(token)
     return token if len(token) == digits and token.isascii() and token.isdigit() else None
 
 

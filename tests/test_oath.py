@@ -86,9 +86,15 @@ CANONICAL = {
     "１２３４５６": None,  # noqa: RUF001 (full-width digits are the point)
     "²³¹²³¹": None,
     "١٢٣٤٥٦": None,
-    "123\u00a0456": None,
-    "123456\n": None,
-    "123\t456": None,
+    "123\u00a0456": "123456",
+    "123456\r\n": "123456",
+    "123\t456": "123456",
+    "123\u2009456\u202f": "123456",
+    "123\u2013456": "123456",
+    "\u200e123456\u200b": "123456",
+    "\ufeff123\u2212456": "123456",
+    "123\u2011456\u2014": "123456",
+    "123.456": None,
     "12345\0": None,
     "123456\0": None,
     "": None,
@@ -104,7 +110,7 @@ CANONICAL = {
 
 @pytest.mark.parametrize(("typed", "digits"), list(CANONICAL.items()), ids=range(len(CANONICAL)))
 def test_only_ascii_digits_of_the_right_number_are_a_token(typed: str, digits: str | None) -> None:
-    """Spaces and dashes go; what is then not exactly six ASCII digits is a wrong token."""
+    """Spaces, dashes and invisible marks go; what is then not exactly six ASCII digits is a wrong token."""
     assert oath.canonical_digits(typed, 6) == digits
 
 

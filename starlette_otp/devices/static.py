@@ -25,6 +25,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
+from starlette_otp import oath
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import is_clean_text, table_of
 from starlette_otp.exceptions import TransactionRequired
@@ -214,8 +215,8 @@ def make_token() -> str:
 
 
 def canonical_static(token: str) -> str | None:
-    """What the user typed, without spaces, dashes and case; None if it is no static token."""
+    """What the user typed, without separators and case; None if it is no static token."""
     if len(token) > 2 * _MAX_CUSTOM:
         return None
-    plain = token.replace(" ", "").replace("-", "").lower()
+    plain = oath.without_separators(token).lower()
     return plain if 0 < len(plain) <= _MAX_CUSTOM and is_clean_text(plain) else None

@@ -38,6 +38,9 @@ def test_made_tokens_are_long_random_and_easy_to_type() -> None:
         (" - a- ", "a"),
         ("", None),
         (" - ", None),
+        ("abc\u2013efgh\u2011i\u2212j\u2014k", "abcefghijk"),
+        ("\u200e\u200babc\u00a0efg\u2009h\t\r\n\u00ad\ufeff", "abcefgh"),
+        ("\u2014\u00a0", None),
         ("nul\0code", None),
         ("\ud800aaaaaa", None),
         ("x" * 64, "x" * 64),
@@ -47,7 +50,8 @@ def test_made_tokens_are_long_random_and_easy_to_type() -> None:
     ],
 )
 def test_spaces_dashes_and_case_are_nothing(typed: str, canonical: str | None) -> None:
-    """A static token loses spaces, dashes and its case; what is then no token is none."""
+    """A static token loses spaces, dashes, marks that can't be seen and its case; what is then no
+    token is none."""
     assert canonical_static(typed) == canonical
 
 
@@ -65,7 +69,10 @@ async def test_a_token_is_accepted_once(otp: OTP, sessions: Sessions, alice: Use
     assert (await reload(sessions, device)).last_used_at is not None
 
 
-SPELLINGS = ["01AB-CDEF-GH01-JKMN", "01ab cdef gh01 jkmn", "01abcdefgh01jkmn", "OIab-cdef-gholjkmn"]
+SPELLINGS = [
+    *("01AB-CDEF-GH01-JKMN", "01ab cdef gh01 jkmn", "01abcdefgh01jkmn", "OIab-cdef-gholjkmn"),
+    *("01ab\u2013cdef\u2013gh01\u2013jkmn", "\u00a001ab\u2011cdef-gh01-jkmn\t\r\n"),
+]
 
 
 @pytest.mark.parametrize("typed", SPELLINGS)

@@ -136,6 +136,7 @@ async def test_step_and_t0_are_the_devices_own(
 TYPED = {
     "123 456": True,
     " 123-456 ": True,
+    "\u200e123\u00a0456\n": True,
     "1_23456": False,
     "+123456": False,
     "１２３４５６": False,  # noqa: RUF001 (full-width digits are the point)
