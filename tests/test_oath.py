@@ -110,7 +110,8 @@ CANONICAL = {
 
 @pytest.mark.parametrize(("typed", "digits"), list(CANONICAL.items()), ids=range(len(CANONICAL)))
 def test_only_ascii_digits_of_the_right_number_are_a_token(typed: str, digits: str | None) -> None:
-    """Spaces, dashes and invisible marks go; what is then not exactly six ASCII digits is a wrong token."""
+    """Spaces, dashes and marks that can't be seen go; what is then not exactly six ASCII digits is
+    a wrong token."""
     assert oath.canonical_digits(typed, 6) == digits
 
 

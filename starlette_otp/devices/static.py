@@ -46,8 +46,10 @@ class TokenShape(StrEnum):
     """Only tokens that `add_token` made."""
     CUSTOM = "custom"
     """Tokens chosen by someone, too, but none of digits only."""
+    DIGITS = "digits"
+    """Chosen tokens, too, but all of digits only."""
     ANY = "any"
-    """Even tokens of digits only."""
+    """Chosen tokens of both kinds."""
 
 
 class StaticDeviceMixin(DeviceMixin):
@@ -61,6 +63,8 @@ class StaticDeviceMixin(DeviceMixin):
     __kind_defaults__ = {"token_shape": TokenShape.MADE}
 
     token_shape: Mapped[str | None] = mapped_column(String(8), use_existing_column=True)
+    digit_lengths: Mapped[str | None] = mapped_column(String(255), use_existing_column=True)
+    """The lengths of chosen tokens of digits only, by spaces; None on a device of before: any."""
 
     @property
     def failure_limit(self) -> int | None:
@@ -68,13 +72,21 @@ class StaticDeviceMixin(DeviceMixin):
         return None if self.token_shape == TokenShape.MADE else self.max_failures
 
     def accepts(self, token: str) -> bool:
-        """Whether one of this device's tokens can look like `token`: six digits are no code."""
-        plain = canonical_static(token)
-        if plain is None or self.token_shape == TokenShape.ANY:
-            return plain is not None
-        if self.token_shape == TokenShape.CUSTOM:
-            return not plain.isdigit()
-        return _MADE.fullmatch(plain.translate(_LOOK_ALIKES)) is not None
+        """Whether one of this device's tokens can look like `token`.
+
+        Six digits are no code, unless there is one of six digits: wrong tokens of an app must not
+        lock the way back in.
+        """
+        return any(self._fits(plain) for plain in _readings(token))
+
+    def _fits(self, plain: str) -> bool:
+        if _MADE.fullmatch(plain):
+            return True
+        if not plain.isdigit():
+            return self.token_shape in (TokenShape.CUSTOM, TokenShape.ANY)
+        if self.token_shape not in (TokenShape.DIGITS, TokenShape.ANY):
+            return False
+        return self.digit_lengths is None or str(len(plain)) in self.digit_lengths.split()
 
     async def add_token(self, token: str | None = None) -> str:
         """Add a token to a device loaded in a session; the caller commits.
@@ -93,24 +105,34 @@ class StaticDeviceMixin(DeviceMixin):
         if token is None:
             token = make_token()
         else:
-            self._widen(token)
+            await self._widen(token)
         if not inspect(self).has_identity:
             await session.flush()
         row = {"device_id": self.id, "digest": self.digests(token)[0]}
         await session.execute(insert(self._tokens()).values(row).on_conflict_do_nothing())
         return token
 
-    def _widen(self, token: str) -> None:
+    async def _widen(self, token: str) -> None:
         plain = canonical_static(token)
         if plain is None or len(plain) < _MIN_CUSTOM:
             raise ValueError(
                 f"A static token has {_MIN_CUSTOM} to {_MAX_CUSTOM} characters, "
                 "not counting spaces and dashes."
             )
-        if plain.isdigit():
-            self.token_shape = TokenShape.ANY
-        elif self.token_shape == TokenShape.MADE:
-            self.token_shape = TokenShape.CUSTOM
+        session = self._session()
+        await session.flush()
+        # Locked and as they are now: of two tokens added at once none shall be forgotten.
+        names = ["token_shape", "digit_lengths"]
+        await session.refresh(self, names, with_for_update=True)
+        before, added = self.token_shape, _shape_of(plain)
+        if before == TokenShape.MADE:
+            # Guesses at made tokens wear nothing out, and are no failures with a weaker one.
+            self.throttle_reset()
+        self.token_shape = added if before in (TokenShape.MADE, added) else TokenShape.ANY
+        lengths_are_known = before != TokenShape.ANY or self.digit_lengths is not None
+        if added == TokenShape.DIGITS and lengths_are_known:
+            known = {*(self.digit_lengths or "").split(), str(len(plain))}
+            self.digit_lengths = " ".join(sorted(known, key=int))
 
     async def check_token(self, token: str) -> bool:
         """Accept a token of this device and delete it, in one indexed statement."""
@@ -129,7 +151,7 @@ class StaticDeviceMixin(DeviceMixin):
         table = table_of(type(self))
         await session.execute(select(table.c.id).where(table.c.id == self.id).with_for_update())
         await session.execute(delete(tokens).where(tokens.device_id == self.id))
-        self.token_shape = TokenShape.MADE
+        self.token_shape, self.digit_lengths = TokenShape.MADE, None
         made = [make_token() for _ in range(n)]
         if made:
             rows = [{"device_id": self.id, "digest": self.digests(token)[0]} for token in made]
@@ -138,14 +160,11 @@ class StaticDeviceMixin(DeviceMixin):
 
     def digests(self, token: str) -> list[str]:
         """The token's digest; and with look-alikes mended, for what was read off paper."""
-        plain = canonical_static(token) or ""
         secret = self.secret
-        return list(
-            dict.fromkeys(
-                hmac.digest(secret, text.encode(), hashlib.sha256).hex()
-                for text in (plain, plain.translate(_LOOK_ALIKES))
-            )
-        )
+        return [
+            hmac.digest(secret, plain.encode(), hashlib.sha256).hex()
+            for plain in _readings(token) or [""]
+        ]
 
     def _session(self) -> AsyncSession:
         session = async_object_session(self)
@@ -212,6 +231,16 @@ def make_token() -> str:
     characters = [secrets.choice(_ALPHABET) for _ in range(_GROUPS * _GROUP_LENGTH)]
     groups = range(0, len(characters), _GROUP_LENGTH)
     return "-".join("".join(characters[at : at + _GROUP_LENGTH]) for at in groups)
+
+
+def _readings(token: str) -> list[str]:
+    """What the user typed, canonical; and with look-alikes mended, for what was read off paper."""
+    plain = canonical_static(token)
+    return [] if plain is None else list(dict.fromkeys((plain, plain.translate(_LOOK_ALIKES))))
+
+
+def _shape_of(plain: str) -> TokenShape:
+    return TokenShape.DIGITS if plain.isdigit() else TokenShape.CUSTOM
 
 
 def canonical_static(token: str) -> str | None:

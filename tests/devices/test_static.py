@@ -1,5 +1,6 @@
 """Static devices: recovery codes, each accepted once."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -127,8 +128,22 @@ async def test_tokens_are_their_devices_only(
 SHAPES = {
     "made": ([None], {"123456": False, "secret-code": False, "0000-0000-0000-0000": True}),
     "chosen": (["pass-phrase"], {"123456": False, "secret-code": True, "12345678": False}),
-    "digits": (["12345678"], {"123456": True, "secret-code": True, "nul\0": False}),
-    "digits, then chosen": (["12345678", "pass-phrase"], {"123456": True, "secret-code": True}),
+    "digits": (
+        ["12345678", None],
+        {"123456": False, "87654321": True, "O7654321": True, "secret-code": False, "nul\0": False},
+    ),
+    "digits of two lengths": (
+        ["12345678", "123456", "1234 5678"],
+        {"654321": True, "1234567": False, "87654321": True, "123456789": False},
+    ),
+    "digits, then chosen": (
+        ["12345678", "pass-phrase"],
+        {"123456": False, "87654321": True, "secret-code": True},
+    ),
+    "chosen, then digits": (
+        ["pass-phrase", "1234567"],
+        {"123456": False, "7654321": True, "secret-code": True},
+    ),
 }
 
 
@@ -149,6 +164,57 @@ async def test_which_tokens_a_static_device_is_asked_for(
             own = await session.get(StaticDevice, device.id)
             assert own.throttling_failure_count == is_asked, token
             own.throttle_reset()
+
+
+async def test_wrong_app_tokens_leave_recovery_codes_of_digits_alone(
+    otp: OTP, sessions: Sessions, alice: User
+) -> None:
+    """Six wrong digits count nothing with a device whose codes have eight: it is no less a way
+    back in."""
+    static, (code,) = await make_static(sessions, alice, "12345678")
+    await make_totp(sessions, alice)
+    for _ in range(3):
+        assert await otp.match_token(alice, "000000") is None
+    assert await otp.match_token(alice, code) == static
+
+
+async def test_codes_added_at_once_are_all_asked_for(
+    otp: OTP, sessions: Sessions, alice: User
+) -> None:
+    """Of tokens added by several transactions at once each one's look is remembered."""
+    static, _ = await make_static(sessions, alice)
+    tokens = ["123456", "1234567", "pass-phrase", "12345678", "other-phrase"]
+    await asyncio.gather(*(add_token(sessions, static, token) for token in tokens))
+    row = await reload(sessions, static)
+    assert (row.token_shape, row.digit_lengths) == ("any", "6 7 8")
+    for token in tokens:
+        assert await otp.match_token(alice, token) == static
+
+
+async def test_a_device_of_before_is_asked_for_all_lengths(
+    otp: OTP, sessions: Sessions, alice: User
+) -> None:
+    """A row whose lengths were never noted stays open to digits of any length, also when more are
+    added."""
+    static, _ = await make_static(sessions, alice, "12345678", "pass-phrase")
+    async with sessions.begin() as session:
+        (await session.get_one(StaticDevice, static.id)).digit_lengths = None
+    await add_token(sessions, static, "123456")
+    row = await reload(sessions, static)
+    assert (row.digit_lengths, row.accepts("1234567")) == (None, True)
+    assert await otp.match_token(alice, "12345678") == static
+
+
+async def test_the_first_chosen_token_is_good_after_many_guesses(
+    otp: OTP, sessions: Sessions, alice: User
+) -> None:
+    """Guesses at made tokens do not stop a device that is given a chosen one, as the command
+    line's way back in."""
+    static, _ = await make_static(sessions, alice)
+    async with sessions.begin() as session:
+        (await session.get_one(StaticDevice, static.id)).throttling_failure_count = 500
+    await otp.add_static_token(alice, "way-back-in")
+    assert await otp.match_token(alice, "way-back-in") == static
 
 
 async def test_a_good_totp_token_leaves_the_recovery_codes_alone(
