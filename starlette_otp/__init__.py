@@ -21,6 +21,7 @@ from starlette_otp.exceptions import (
     TransactionRequired,
 )
 from starlette_otp.mailer import SMTPMailer
+from starlette_otp.oath import secret_from_base32
 from starlette_otp.otp import OTP
 from starlette_otp.service.passwords import authenticate
 from starlette_otp.signals import (
@@ -85,4 +86,5 @@ __all__ = [
     "otp_verification_failed",
     "otp_verified",
     "requires_otp",
+    "secret_from_base32",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import unicodedata
@@ -49,6 +50,22 @@ def canonical_digits(token: str, digits: int) -> str | None:
         return None
     token = without_separators(token)
     return token if len(token) == digits and token.isascii() and token.isdigit() else None
+
+
+def secret_from_base32(text: str) -> bytes:
+    """The secret that an app or a hardware token's maker writes in base 32 (RFC 4648 section 6).
+
+    Args:
+        text: in capitals or not, with or without spaces, dashes and padding.
+
+    Raises:
+        ValueError: it is no base 32.
+    """
+    plain = without_separators(text).rstrip("=")
+    try:
+        return base64.b32decode(plain + "=" * (-len(plain) % 8), casefold=True)
+    except ValueError:
+        raise ValueError("This is no base 32: letters and the digits 2 to 7.") from None
 
 
 def hotp(secret: bytes, counter: int, digits: int = 6, algorithm: str = "SHA1") -> str:

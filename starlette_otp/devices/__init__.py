@@ -15,6 +15,7 @@ from starlette_otp.devices.side_channel import SideChannelDeviceMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.devices.users import UserMixin
+from starlette_otp.oath import secret_from_base32
 
 __all__ = [
     "CooldownMixin",
@@ -31,4 +32,5 @@ __all__ = [
     "TimestampMixin",
     "UserMixin",
     "VerifyNotAllowed",
+    "secret_from_base32",
 ]

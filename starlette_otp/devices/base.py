@@ -25,9 +25,16 @@ from sqlalchemy.orm import (
     has_inherited_table,
     mapped_column,
     selectinload,
+    validates,
 )
 
-from starlette_otp.devices.owner import convert_key, raw_user_key, table_of, user_id_column
+from starlette_otp.devices.owner import (
+    convert_key,
+    is_clean_text,
+    raw_user_key,
+    table_of,
+    user_id_column,
+)
 from starlette_otp.devices.policies import (
     CooldownMixin,
     Permission,
@@ -65,6 +72,15 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     kind: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(64), default="", server_default="")
     confirmed: Mapped[bool] = mapped_column(default=True, server_default="true")
+
+    @validates("name")
+    def _validate_name(self, key: str, value: str) -> str:
+        longest = getattr(table_of(type(self)).c.name.type, "length", None)
+        if not isinstance(value, str) or not is_clean_text(value):  # type: ignore[redundant-expr]
+            raise ValueError("name is a text without NUL and lone surrogates.")
+        if longest is not None and len(value) > longest:
+            raise ValueError(f"name has at most {longest} characters.")
+        return value
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         is_kind = has_inherited_table(cls) and not vars(cls).get("__abstract__")

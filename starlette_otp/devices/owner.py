@@ -72,7 +72,8 @@ def convert_key(value: object, column: Column[Any]) -> Any:
             value = str(value)
         longest = getattr(column.type, "length", None) or len(str(value))
         fits = isinstance(value, str) and 0 < len(value) <= longest and is_clean_text(value)
-        return value if fits else None
+        # A line end would begin a line of its own in a log.
+        return value if fits and str(value).splitlines() == [value] else None
     return value if isinstance(value, kind) else None
 
 

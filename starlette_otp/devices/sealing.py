@@ -43,7 +43,7 @@ class SealedSecretMixin:
         """The secret: 16 bytes or more, 20 random ones unless set; encrypted in the row.
 
         Raises:
-            ValueError: a short secret was set.
+            ValueError: a short secret was set, or one that is not bytes.
             ConfigurationError: no OTP has been made over this model, so there are no keys.
             SecretUnreadable: the row's secret does not decrypt.
         """
@@ -55,7 +55,10 @@ class SealedSecretMixin:
     @secret.setter
     def secret(self, value: bytes) -> None:
         if not isinstance(value, bytes) or len(value) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
-            raise ValueError(f"A secret is {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6).")
+            raise ValueError(
+                f"A secret is bytes, {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6); "
+                "secret_from_base32(text) makes them of base 32."
+            )
         # In the mapped attribute, so that a flush sees it change and a rollback takes it back.
         self.sealed_secret = _Unsealed()
         self.sealed_secret.secret = value

@@ -41,6 +41,9 @@ NOBODY = [None, True, False, 1.0, b"1", "", " 1", "+1", "-1", "1.0", "1_0", "１
         (String(), "", None),
         (String(), "nul\0", None),
         (String(), "lone \ud800", None),
+        *((String(), f"oidc|{end}x", None) for end in ("\n", "\r", "\u2028", "\x85")),
+        (String(), "oidc|alice\n", None),
+        (String(), "oidc|alice smith", "oidc|alice smith"),
         *((Integer(), value, None) for value in NOBODY),
     ],
 )
