@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import traceback
+
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
@@ -77,6 +79,17 @@ class DatabaseUnavailable(OTPError, HTTPException):
 
 class TooBusy(DatabaseUnavailable):
     """Too many log-ins wait for their turn; the same answer as when the database is away."""
+
+
+def described(exc: BaseException) -> str:
+    """The type of an error and the place where it was raised, for a log.
+
+    Not its text, unless it is one of ours: others put into it what they were called with, as the
+    URL of a gateway with the token in it.
+    """
+    places = [f"{f.f_code.co_filename}:{line}" for f, line in traceback.walk_tb(exc.__traceback__)]
+    place = f" at {places[-1]}" if places else ""
+    return f"{type(exc).__qualname__}{place}" + (f": {exc}" if isinstance(exc, OTPError) else "")
 
 
 def sqlstate_of(exc: BaseException) -> str:

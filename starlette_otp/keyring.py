@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import json
 from collections.abc import Sequence
@@ -34,18 +33,19 @@ class Keyring:
     """
 
     def __init__(self, secret_keys: str | Secret | Sequence[str | Secret]) -> None:
-        several = [secret_keys] if isinstance(secret_keys, str | Secret) else secret_keys
-        keys = [str(key) for key in several]
-        if not keys or any(len(key) < MIN_KEY_LENGTH for key in keys):
+        if isinstance(secret_keys, str | Secret):
+            secret_keys = [secret_keys]
+        secrets = [str(secret) for secret in secret_keys]
+        if not secrets or any(len(secret) < MIN_KEY_LENGTH for secret in secrets):
             raise ConfigurationError(f"secret_key needs {MIN_KEY_LENGTH} characters or more.")
-        self.number = len(keys)
-        self._secrets = _fernet(keys, "secrets")
-        self._newest = _fernet(keys[:1], "secrets")
-        self._tickets = _fernet(keys, "tickets")
+        self.number = len(secrets)
+        self._secrets = _fernet(secrets, "secrets")
+        self._newest = _fernet(secrets[:1], "secrets")
+        self._tickets = _fernet(secrets, "tickets")
         # Copied for each digest: setting up a key takes longer than the rest.
-        self._digests = [hmac.new(_derive(key, "digests"), None, hashlib.sha256) for key in keys]
+        self._digests = [hmac.new(_derive(secret, "digests"), None, "sha256") for secret in secrets]
         # itsdangerous wants the oldest first and signs with the last.
-        self.csrf = [_derive(key, "csrf").hex() for key in reversed(keys)]
+        self.csrf = [_derive(secret, "csrf").hex() for secret in reversed(secrets)]
 
     def seal(self, secret: bytes, *, kind: str, owner: str, secret_id: str | None = None) -> str:
         """Encrypt a device's secret for its row; `open` wants the same kind, owner and id.
@@ -69,10 +69,11 @@ class Keyring:
         """
         label = _label(kind, owner, secret_id)
         try:
-            plain = self._secrets.decrypt(sealed.encode())
+            labelled_secret = self._secrets.decrypt(sealed.encode())
         except (InvalidToken, UnicodeEncodeError):
             return None
-        return plain[len(label) :] if hmac.compare_digest(plain[: len(label)], label) else None
+        fits = hmac.compare_digest(labelled_secret[: len(label)], label)
+        return labelled_secret[len(label) :] if fits else None
 
     def reseal(
         self, sealed: str, *, kind: str, owner: str, secret_id: str | None = None
@@ -87,19 +88,19 @@ class Keyring:
             return self.seal(secret, kind=kind, owner=owner, secret_id=secret_id)
         return sealed
 
-    def digests(self, purpose: str, value: str) -> list[str]:
-        """The keyed digests of `value` as 64 hex characters each, one a key, the newest first."""
-        message = f"{purpose}\0{value}".encode()
+    def digests(self, purpose: str, secret: str) -> list[str]:
+        """The keyed digests of `secret` as 64 hex characters each, one a key, the newest first."""
+        secret_message = f"{purpose}\0{secret}".encode()
         made = [keyed.copy() for keyed in self._digests]
         for digest in made:
-            digest.update(message)
+            digest.update(secret_message)
         return [digest.hexdigest() for digest in made]
 
-    def digest_matches(self, purpose: str, value: str, digest: str) -> bool:
-        """Whether `digest` was made of `value` under any key; compared in constant time."""
+    def digest_matches(self, purpose: str, secret: str, digest: str) -> bool:
+        """Whether `digest` was made of `secret` under any key; compared in constant time."""
         given = digest.encode(errors="replace")
         return any(
-            hmac.compare_digest(made.encode(), given) for made in self.digests(purpose, value)
+            hmac.compare_digest(made.encode(), given) for made in self.digests(purpose, secret)
         )
 
     def make_ticket(self, payload: dict[str, Any], now: datetime) -> str:
@@ -119,13 +120,15 @@ class Keyring:
         return payload
 
 
-def _derive(key: str, purpose: str) -> bytes:
+def _derive(secret_key: str, purpose: str) -> bytes:
     info = f"starlette-otp {purpose}".encode()
-    return HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info).derive(key.encode())
+    derivation = HKDF(algorithm=hashes.SHA256(), length=32, salt=None, info=info)
+    return derivation.derive(secret_key.encode())
 
 
-def _fernet(keys: Sequence[str], purpose: str) -> MultiFernet:
-    return MultiFernet([Fernet(base64.urlsafe_b64encode(_derive(key, purpose))) for key in keys])
+def _fernet(secret_keys: Sequence[str], purpose: str) -> MultiFernet:
+    derived_secrets = [_derive(secret, purpose) for secret in secret_keys]
+    return MultiFernet([Fernet(base64.urlsafe_b64encode(secret)) for secret in derived_secrets])
 
 
 def _label(kind: str, owner: str, secret_id: str | None) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from email.message import EmailMessage
 from typing import Protocol
@@ -25,7 +26,8 @@ class SMTPMailer:
     Args:
         url: `smtp://host:port`, which uses STARTTLS if the server offers it;
             `smtp+starttls://...`, which insists on it; or `smtps://...`. Credentials go into the
-            URL as `smtps://user:password@host`, percent-encoded.
+            URL as `smtps://user:password@host`, percent-encoded; with them `smtp://` insists,
+            too, unless the host is this machine (ASVS 12.3.1: nothing falls back to clear text).
         sender: the From of messages that have none.
         timeout: seconds for each step of the delivery.
         tls_context: for servers whose certificate no public authority signed; certificates are
@@ -49,15 +51,20 @@ class SMTPMailer:
             raise ConfigurationError(
                 "SMTPMailer needs aiosmtplib: pip install 'starlette-otp[email]'"
             ) from None
-        parts, port = _split(url)
+        # An error tracker sends locals, and scrubs those whose names it knows.
+        secret_url, url = url, ""
+        secret_parts, port = _split(secret_url)
         self.sender = sender
         self._send = aiosmtplib.send
-        self._hostname = parts.hostname
+        self._hostname = secret_parts.hostname
         self._port = port
-        self._username = unquote(parts.username) if parts.username else None
-        self._password = unquote(parts.password) if parts.password else None
-        self._use_tls = parts.scheme == "smtps"
-        self._start_tls = {"smtp": None, "smtp+starttls": True, "smtps": False}[parts.scheme]
+        self._username = unquote(secret_parts.username) if secret_parts.username else None
+        self._password = unquote(secret_parts.password) if secret_parts.password else None
+        self._use_tls = secret_parts.scheme == "smtps"
+        self._start_tls = {"smtp": None, "smtp+starttls": True, "smtps": False}[secret_parts.scheme]
+        if self._username and not _is_loopback(secret_parts.hostname or ""):
+            # Who is in between could strip the offer and read the credentials.
+            self._start_tls = self._start_tls is not False
         self._timeout = timeout
         self._tls_context = tls_context
 
@@ -83,18 +90,31 @@ class SMTPMailer:
         )
 
 
-def _split(url: str) -> tuple[SplitResult, int]:
+def _split(secret_url: str) -> tuple[SplitResult, int]:
     try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS[parts.scheme]
+        secret_parts = urlsplit(secret_url)
+        port = secret_parts.port or _PORTS[secret_parts.scheme]
     except (ValueError, KeyError):
         port = 0
     # A slash, ? or # in credentials that are not percent-encoded would make another host of them.
-    if not port or not parts.hostname or parts.path.strip("/") or parts.query or parts.fragment:
+    if (
+        not port
+        or not secret_parts.hostname
+        or any((secret_parts.path.strip("/"), secret_parts.query, secret_parts.fragment))
+    ):
         raise ConfigurationError(
             "SMTPMailer takes smtp://, smtp+starttls:// or smtps:// URLs, with what is "
             "before the host percent-encoded."
         )
-    if parts.password and not parts.username:
+    if secret_parts.password and not secret_parts.username:
         raise ConfigurationError("SMTPMailer has a password and no username.")
-    return parts, port
+    return secret_parts, port
+
+
+def _is_loopback(host: str) -> bool:
+    if host.removesuffix(".") == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -84,9 +84,9 @@ class _HOTP(pyotp.HOTP):
         return self._bytes
 
 
-def equal(one: str, two: str) -> bool:
+def equal(token: str, other_token: str) -> bool:
     """Whether two canonical tokens are the same, compared in constant time."""
-    return hmac.compare_digest(one, two)
+    return hmac.compare_digest(token, other_token)
 
 
 def time_step(unix_time: float, step: int = 30, t0: int = 0) -> int:

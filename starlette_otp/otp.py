@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute
 from typing_extensions import TypeVar
 
 from starlette_otp.devices.base import DeviceMixin
-from starlette_otp.devices.declared import check_declared
+from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
@@ -65,6 +65,7 @@ class OTP(Generic[D]):
         allowed_origins: Sequence[str] = (),
     ) -> None:
         check_declared(device_model)
+        warn_of_missing(device_model)
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
@@ -194,7 +195,7 @@ class OTP(Generic[D]):
         return await self.verification.attempt(user, token, device_id, confirming=confirming)
 
     async def resynchronize(
-        self, user: object, device_id: str, first: str, second: str
+        self, user: object, device_id: str, first_token: str, second_token: str
     ) -> D | None:
         """Find an HOTP device's counter again by two consecutive tokens (RFC 4226 section 7.4).
 
@@ -204,7 +205,7 @@ class OTP(Generic[D]):
         Returns:
             The device, its counter past the second token, or None.
         """
-        return await self.verification.resynchronize(user, device_id, first, second)
+        return await self.verification.resynchronize(user, device_id, first_token, second_token)
 
     async def generate_challenge(
         self, user: object, device_id: str, *, confirming: bool = False, **context: Any

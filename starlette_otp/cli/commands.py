@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import ParamSpec
@@ -181,7 +183,19 @@ def load_otp(path: str | None) -> OTP:
         raise click.ClickException("Set SECRET_KEY to the application's key, or name its --app.")
     old_keys = [key for key in os.environ.get("OLD_SECRET_KEYS", "").splitlines() if key]
     engine = create_async_engine(database_url(), poolclass=NullPool)
-    return OTP(async_sessionmaker(engine), Device, secret_key=[secret_key, *old_keys])
+    with quiet():
+        return OTP(async_sessionmaker(engine), Device, secret_key=[secret_key, *old_keys])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without warnings of what is not set up: that is the application's affair, not a command's."""
+    logger = logging.getLogger("starlette_otp")
+    logger.disabled = True
+    try:
+        yield
+    finally:
+        logger.disabled = False
 
 
 def import_otp(path: str) -> OTP:

@@ -215,6 +215,14 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
 
     # The contract.
 
+    @classmethod
+    def missing(cls) -> str | None:
+        """What a kind lacks to do its part as the host has set it up, in one sentence; or None.
+
+        OTP warns of it when it is made, and forms do not offer such devices.
+        """
+        return None
+
     def is_interactive(self) -> bool:
         """Whether this device has a challenge to give."""
         return type(self).prepare_challenge is not DeviceMixin.prepare_challenge

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sqlalchemy import inspect
@@ -10,6 +11,8 @@ from starlette_otp.devices.base import DeviceMixin, parse_persistent_id
 from starlette_otp.devices.owner import user_key_column
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError
+
+logger = logging.getLogger("starlette_otp")
 
 
 def check_declared(device_model: type[Any]) -> None:
@@ -36,6 +39,13 @@ def check_declared(device_model: type[Any]) -> None:
             f"{static[0]} has no table for its tokens: declare a class with StaticTokenMixin "
             f"and __device_model__ = {name}."
         )
+
+
+def warn_of_missing(device_model: type[DeviceMixin]) -> None:
+    """Log one warning for each declared kind that can't do its part."""
+    for kind in device_model.kinds().values():
+        if (missing := kind.missing()) is not None:
+            logger.warning("%s These devices are offered to nobody.", missing)
 
 
 def _check_kinds(device_model: type[DeviceMixin]) -> None:

@@ -7,6 +7,7 @@ from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 from typing import Any, ClassVar
 
+import idna
 from jinja2 import Template
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column, validates
@@ -47,6 +48,14 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
     def _validate_email(self, name: str, value: str | None) -> str | None:
         return check_address(value) if value else None
 
+    @classmethod
+    def missing(cls) -> str | None:
+        """What these devices lack to mail anything, in one sentence; or None."""
+        if cls.mailer is None:
+            return f"{cls.__name__} has no mailer."
+        composes = cls.compose is EmailDeviceMixin.compose
+        return f"{cls.__name__} has no sender." if composes and not cls._sender() else None
+
     async def prepare_challenge(self, **context: Any) -> str:
         """Make a new token; who can't send gets none."""
         self._working_mailer()
@@ -56,21 +65,27 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         """Mail the token; `context` reaches the templates, with `user` and `device` in it."""
         await self._working_mailer().send(self.compose(token, **context))
 
+    @classmethod
+    def _sender(cls) -> str | None:
+        return cls.sender or getattr(cls.mailer, "sender", None)
+
     def _working_mailer(self) -> Mailer:
         if self.mailer is None:
             raise ConfigurationError(f"{type(self).__name__} has no mailer.")
         return self.mailer
 
     def compose(self, token: str, **context: Any) -> EmailMessage:
-        """The message with the token.
+        """The message with the token; its addresses have A-labels for domains (RFC 5891).
 
         Raises:
             ValueError: there is no address, or not exactly one.
             ConfigurationError: there is no sender.
         """
-        sender = self.sender or getattr(self.mailer, "sender", None)
+        sender = self._sender()
         if not sender:
             raise ConfigurationError(f"{type(self).__name__} has no sender.")
+        sender = with_a_labels(sender)
+        recipient = check_address(self.email or getattr(context.get("user"), "email", None))
         context = {
             "token": token,
             "device": self,
@@ -79,7 +94,7 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         }
         message = EmailMessage()
         message["From"] = sender
-        message["To"] = check_address(self.email or getattr(context.get("user"), "email", None))
+        message["To"] = with_a_labels(recipient)
         message["Subject"] = self.subject.format(token=token)
         message["Date"] = format_datetime(clock.now())
         message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2].strip(">") or None)
@@ -106,10 +121,30 @@ def check_address(address: object) -> str:
     """`address` if it is exactly one mail address.
 
     Raises:
-        ValueError: it is none, or several, or longer than 254 characters (RFC 5321).
+        ValueError: it is none, or several, or longer than 254 characters (RFC 5321), or its domain
+            can't be one.
     """
     if not isinstance(address, str) or len(address) > _MAX_ADDRESS:
         raise ValueError("There has to be exactly one mail address.")
     if not address.isprintable() or not _ADDRESS.fullmatch(address):
         raise ValueError("There has to be exactly one mail address.")
+    try:
+        with_a_labels(address)
+    except ValueError:
+        raise ValueError("There has to be exactly one mail address.") from None
     return address
+
+
+def with_a_labels(address: str) -> str:
+    """The address, with a name before it or without, as servers without SMTPUTF8 take it.
+
+    By IDNA 2008: that of 2003, which Python's own codec does, makes another's domain of some.
+
+    Raises:
+        ValueError: the domain can't be one.
+    """
+    name, at, domain = address.rpartition("@")
+    bare = domain.rstrip("> ")
+    if bare.isascii():
+        return address
+    return name + at + idna.encode(bare, uts46=True).decode() + domain[len(bare) :]

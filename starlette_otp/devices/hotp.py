@@ -41,31 +41,32 @@ class HOTPDeviceMixin(OTPAuthMixin):
 
         RFC 4226 section 7.2.
         """
-        digits = self.canonical(token)
-        if digits is None:
+        plain_token = self.canonical(token)
+        if plain_token is None:
             return False
         first = self.counter or 0
         window = range(first, min(first + (self.tolerance or 0) + 1, _LAST))
-        found = oath.match(self.secret, digits, window, len(digits), self.algorithm or "SHA1")
+        algorithm = self.algorithm or "SHA1"
+        found = oath.match(self.secret, plain_token, window, len(plain_token), algorithm)
         if found is None:
             return False
         self.counter = found + 1
         return True
 
-    async def check_consecutive(self, first: str, second: str) -> bool:
+    async def check_consecutive(self, first_token: str, second_token: str) -> bool:
         """Accept two tokens of consecutive counters within `resync_window` counters of ours.
 
         RFC 4226 section 7.4: a wider window wants a sequence of tokens, since each single one is
         likelier to be guessed.
         """
-        one, two = self.canonical(first), self.canonical(second)
-        if one is None or two is None:
+        token, next_token = self.canonical(first_token), self.canonical(second_token)
+        if token is None or next_token is None:
             return False
         start = self.counter or 0
         for counter in range(start, min(start + self.resync_window, _LAST - 1)):
             pair = (counter, counter + 1)
-            tokens = [oath.hotp(self.secret, c, len(one), self.algorithm or "SHA1") for c in pair]
-            if oath.equal(tokens[0] + tokens[1], one + two):
+            tokens = [oath.hotp(self.secret, c, len(token), self.algorithm or "SHA1") for c in pair]
+            if oath.equal(tokens[0] + tokens[1], token + next_token):
                 self.counter = counter + 2
                 return True
         return False

@@ -96,6 +96,7 @@ def _convert_int(value: object, column: Column[Any]) -> int | None:
     return value if -limit <= value < limit else None
 
 
-def is_clean_text(text: str) -> bool:
+def is_clean_text(text_or_secret: str) -> bool:
     """Whether PostgreSQL can store it: no NUL, no lone surrogate."""
-    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+    surrogates = ("\ud800" <= char <= "\udfff" for char in text_or_secret)
+    return "\0" not in text_or_secret and not any(surrogates)

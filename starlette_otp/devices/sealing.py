@@ -53,15 +53,15 @@ class SealedSecretMixin:
         return sealed.secret if isinstance(sealed, _Unsealed) else self._unseal(self.user_id)
 
     @secret.setter
-    def secret(self, value: bytes) -> None:
-        if not isinstance(value, bytes) or len(value) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
+    def secret(self, secret: bytes) -> None:
+        if not isinstance(secret, bytes) or len(secret) < MIN_SECRET_BYTES:  # type: ignore[redundant-expr]
             raise ValueError(
                 f"A secret is bytes, {MIN_SECRET_BYTES} bytes or more (RFC 4226, R6); "
                 "secret_from_base32(text) makes them of base 32."
             )
         # In the mapped attribute, so that a flush sees it change and a rollback takes it back.
         self.sealed_secret = _Unsealed()
-        self.sealed_secret.secret = value
+        self.sealed_secret.secret = secret
 
     @classmethod
     def _owner(cls, user_id: Any) -> str:
@@ -72,16 +72,16 @@ class SealedSecretMixin:
     def _unseal(self, user_id: Any) -> bytes:
         sealed = self.sealed_secret or ""
         owner = self._owner(user_id)
-        plain = self.keyring().open(sealed, kind=self.kind, owner=owner, secret_id=self.secret_id)
-        if plain is None:
+        secret = self.keyring().open(sealed, kind=self.kind, owner=owner, secret_id=self.secret_id)
+        if secret is None:
             raise SecretUnreadable(f"{self.kind}/{self.id}")
-        return plain
+        return secret
 
     def _seal(self, connection: Connection | None = None) -> None:
         """Encrypt a secret that was set, or that has to name a new owner."""
         sealed = self.sealed_secret
         if isinstance(sealed, _Unsealed):
-            plain = sealed.secret
+            secret = sealed.secret
             # A new one for each secret: a ciphertext from before is worth nothing in this row.
             self.secret_id = secrets.token_urlsafe(_ID_BYTES)
         else:
@@ -91,10 +91,10 @@ class SealedSecretMixin:
             # An instance that had expired does not know whose it was.
             table = table_of(type(self))
             query = select(table.c.user_id).where(table.c.id == self.id)
-            plain = self._unseal((owners.deleted or [connection.scalar(query)])[0])
+            secret = self._unseal((owners.deleted or [connection.scalar(query)])[0])
         owner = self._owner(self.user_id)
         self.sealed_secret = self.keyring().seal(
-            plain, kind=self.kind, owner=owner, secret_id=self.secret_id
+            secret, kind=self.kind, owner=owner, secret_id=self.secret_id
         )
 
     @classmethod

@@ -48,10 +48,10 @@ class SideChannelDeviceMixin(CooldownMixin, DeviceMixin):
 
     async def check_token(self, token: str) -> bool:
         """Accept the token that is out, once."""
-        digits = oath.canonical_digits(token, TOKEN_DIGITS)
-        if digits is None or not self._is_out:
+        plain_token = oath.canonical_digits(token, TOKEN_DIGITS)
+        if plain_token is None or not self._is_out:
             return False
-        if not self.keyring().digest_matches(self._purpose, digits, self.token_digest or ""):
+        if not self.keyring().digest_matches(self._purpose, plain_token, self.token_digest or ""):
             return False
         self._forget_token()
         return True

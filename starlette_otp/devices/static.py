@@ -77,16 +77,16 @@ class StaticDeviceMixin(DeviceMixin):
         Six digits are no code, unless there is one of six digits: wrong tokens of an app must not
         lock the way back in.
         """
-        return any(self._fits(plain) for plain in _readings(token))
+        return any(self._fits(plain_token) for plain_token in _readings(token))
 
-    def _fits(self, plain: str) -> bool:
-        if _MADE.fullmatch(plain):
+    def _fits(self, plain_token: str) -> bool:
+        if _MADE.fullmatch(plain_token):
             return True
-        if not plain.isdigit():
+        if not plain_token.isdigit():
             return self.token_shape in (TokenShape.CUSTOM, TokenShape.ANY)
         if self.token_shape not in (TokenShape.DIGITS, TokenShape.ANY):
             return False
-        return self.digit_lengths is None or str(len(plain)) in self.digit_lengths.split()
+        return self.digit_lengths is None or str(len(plain_token)) in self.digit_lengths.split()
 
     async def add_token(self, token: str | None = None) -> str:
         """Add a token to a device loaded in a session; the caller commits.
@@ -113,8 +113,8 @@ class StaticDeviceMixin(DeviceMixin):
         return token
 
     async def _widen(self, token: str) -> None:
-        plain = canonical_static(token)
-        if plain is None or len(plain) < _MIN_CUSTOM:
+        plain_token = canonical_static(token)
+        if plain_token is None or len(plain_token) < _MIN_CUSTOM:
             raise ValueError(
                 f"A static token has {_MIN_CUSTOM} to {_MAX_CUSTOM} characters, "
                 "not counting spaces and dashes."
@@ -124,14 +124,14 @@ class StaticDeviceMixin(DeviceMixin):
         # Locked and as they are now: of two tokens added at once none shall be forgotten.
         names = ["token_shape", "digit_lengths"]
         await session.refresh(self, names, with_for_update=True)
-        before, added = self.token_shape, _shape_of(plain)
+        before, added = self.token_shape, _shape_of(plain_token)
         if before == TokenShape.MADE:
             # Guesses at made tokens wear nothing out, and are no failures with a weaker one.
             self.throttle_reset()
         self.token_shape = added if before in (TokenShape.MADE, added) else TokenShape.ANY
         lengths_are_known = before != TokenShape.ANY or self.digit_lengths is not None
         if added == TokenShape.DIGITS and lengths_are_known:
-            known = {*(self.digit_lengths or "").split(), str(len(plain))}
+            known = {*(self.digit_lengths or "").split(), str(len(plain_token))}
             self.digit_lengths = " ".join(sorted(known, key=int))
 
     async def check_token(self, token: str) -> bool:
@@ -152,18 +152,19 @@ class StaticDeviceMixin(DeviceMixin):
         await session.execute(select(table.c.id).where(table.c.id == self.id).with_for_update())
         await session.execute(delete(tokens).where(tokens.device_id == self.id))
         self.token_shape, self.digit_lengths = TokenShape.MADE, None
-        made = [make_token() for _ in range(n)]
-        if made:
-            rows = [{"device_id": self.id, "digest": self.digests(token)[0]} for token in made]
+        made_tokens = [make_token() for _ in range(n)]
+        if made_tokens:
+            digests = [self.digests(token)[0] for token in made_tokens]
+            rows = [{"device_id": self.id, "digest": digest} for digest in digests]
             await session.execute(insert(tokens), rows)
-        return made
+        return made_tokens
 
     def digests(self, token: str) -> list[str]:
         """The token's digest; and with look-alikes mended, for what was read off paper."""
         secret = self.secret
         return [
-            hmac.digest(secret, plain.encode(), hashlib.sha256).hex()
-            for plain in _readings(token) or [""]
+            hmac.digest(secret, plain_token.encode(), hashlib.sha256).hex()
+            for plain_token in _readings(token) or [""]
         ]
 
     def _session(self) -> AsyncSession:
@@ -228,24 +229,30 @@ async def spend(devices: Sequence[StaticDeviceMixin], token: str) -> StaticDevic
 
 def make_token() -> str:
     """A token from the system's CSPRNG, 80 bits in groups that people can type."""
-    characters = [secrets.choice(_ALPHABET) for _ in range(_GROUPS * _GROUP_LENGTH)]
-    groups = range(0, len(characters), _GROUP_LENGTH)
-    return "-".join("".join(characters[at : at + _GROUP_LENGTH]) for at in groups)
+    token = [secrets.choice(_ALPHABET) for _ in range(_GROUPS * _GROUP_LENGTH)]
+    groups = range(0, len(token), _GROUP_LENGTH)
+    return "-".join("".join(token[at : at + _GROUP_LENGTH]) for at in groups)
 
 
 def _readings(token: str) -> list[str]:
     """What the user typed, canonical; and with look-alikes mended, for what was read off paper."""
-    plain = canonical_static(token)
-    return [] if plain is None else list(dict.fromkeys((plain, plain.translate(_LOOK_ALIKES))))
+    plain_token = canonical_static(token)
+    return (
+        []
+        if plain_token is None
+        else list(dict.fromkeys((plain_token, plain_token.translate(_LOOK_ALIKES))))
+    )
 
 
-def _shape_of(plain: str) -> TokenShape:
-    return TokenShape.DIGITS if plain.isdigit() else TokenShape.CUSTOM
+def _shape_of(plain_token: str) -> TokenShape:
+    return TokenShape.DIGITS if plain_token.isdigit() else TokenShape.CUSTOM
 
 
 def canonical_static(token: str) -> str | None:
     """What the user typed, without separators and case; None if it is no static token."""
     if len(token) > 2 * _MAX_CUSTOM:
         return None
-    plain = oath.without_separators(token).lower()
-    return plain if 0 < len(plain) <= _MAX_CUSTOM and is_clean_text(plain) else None
+    plain_token = oath.without_separators(token).lower()
+    return (
+        plain_token if 0 < len(plain_token) <= _MAX_CUSTOM and is_clean_text(plain_token) else None
+    )

@@ -58,8 +58,8 @@ class TOTPDeviceMixin(OTPAuthMixin):
         a step at or below `last_t` is never accepted (RFC 6238 section 5.2). With `sync` the drift
         moves to the match, as far as section 6 lets it.
         """
-        digits = self.canonical(token)
-        if digits is None:
+        plain_token = self.canonical(token)
+        if plain_token is None:
             return False
         if self.is_ahead:
             logger.error(
@@ -71,7 +71,9 @@ class TOTPDeviceMixin(OTPAuthMixin):
         middles = {present, present + (self.drift or 0)}
         window = {m + n for m in middles for n in range(-tolerance, tolerance + 1)}
         steps = sorted(step for step in window if step > self._last_t)
-        found = oath.match(self.secret, digits, steps, len(digits), self.algorithm or "SHA1")
+        found = oath.match(
+            self.secret, plain_token, steps, len(plain_token), self.algorithm or "SHA1"
+        )
         if found is None:
             return False
         self.last_t = found

@@ -57,24 +57,24 @@ class UserMixin:
         """Starlette's word for the key, as text."""
         return str(raw_user_key(self, type(self)))
 
-    def set_password(self, raw: str) -> None:
-        """Hash `raw` with Argon2id; every session of the user ends at its next request.
+    def set_password(self, password: str) -> None:
+        """Hash `password` with Argon2id; every session of the user ends at its next request.
 
         Raises:
             ValueError: empty, over 1,024 characters, or no clean text.
         """
-        if not raw or not is_plausible(raw):
+        if not password or not is_plausible(password):
             raise ValueError(f"A password is 1 to {MAX_PASSWORD_LENGTH} characters, without NUL.")
-        self.password_hash = hash_password(raw)
+        self.password_hash = hash_password(password)
 
-    def check_password(self, raw: str) -> bool:
-        """Whether `raw` is the password. It takes as long as Argon2 does: call it in a thread."""
-        return check_password(raw, self.password_hash)
+    def check_password(self, password: str) -> bool:
+        """Whether it is theirs. It takes as long as Argon2 does: call it in a thread."""
+        return check_password(password, self.password_hash)
 
 
-def hash_password(raw: str) -> str:
+def hash_password(password: str) -> str:
     """The Argon2id hash of a password."""
-    return _hasher.hash(raw)
+    return _hasher.hash(password)
 
 
 def is_argon2(stored: str) -> bool:
@@ -82,12 +82,12 @@ def is_argon2(stored: str) -> bool:
     return bool(_hasher.current_hasher.identify(stored))
 
 
-def check_password(raw: str, password_hash: str) -> bool:
-    """Whether `raw` is what `password_hash` was made of; False for anything implausible."""
-    if not is_plausible(raw):
+def check_password(password: str, password_hash: str) -> bool:
+    """Whether `password` is what `password_hash` was made of; False for anything implausible."""
+    if not is_plausible(password):
         return False
     try:
-        return _hasher.verify(raw, password_hash)
+        return _hasher.verify(password, password_hash)
     except UnknownHashError:
         return False
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette_otp import signals
 from starlette_otp.devices.base import locked
 from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
-from starlette_otp.exceptions import DeliveryFailed
+from starlette_otp.exceptions import DeliveryFailed, described
 from starlette_otp.service.enrolment import one_of
 from starlette_otp.service.transactions import Transactions
 
@@ -50,12 +50,10 @@ class Challenges:
         device, message = await self._transactions.write(work)
         if device is None or message is None:
             return message
-        try:
-            await device.deliver(**{"user": user, **device.delivery})
-        except Exception:
-            logger.exception("The challenge of %r could not be delivered.", device)
+        if not await _deliver(device, user):
             await self._retract(user, device)
-            raise DeliveryFailed(device) from None
+            raise DeliveryFailed(device)
+        device.delivery.clear()  # The token is its owner's alone now.
         key = self._device_model.user_key(user)
         logger.info("A challenge of user %s was sent (%r).", key, device)
         await signals.send(signals.otp_challenge_sent, self._sender, user=user, device=device)
@@ -73,3 +71,12 @@ class Challenges:
                     device.cooldown_return(failed)
 
         await self._transactions.write(work)
+
+
+async def _deliver(device: Any, user: object) -> bool:
+    try:
+        await device.deliver(**{"user": user, **device.delivery})
+    except Exception as exc:
+        logger.error("The challenge of %r was not delivered: %s.", device, described(exc))
+        return False
+    return True

@@ -139,18 +139,21 @@ class Enrolment:
             raise ConfigurationError("This application has no static devices.")
         query = model.devices_for_user(user, confirmed=True).limit(1)
 
-        async def work(session: AsyncSession) -> tuple[Any, str, bool]:
+        made_tokens: list[str] = []
+
+        async def work(session: AsyncSession) -> tuple[Any, bool]:
             device = await session.scalar(locked(query))
             is_new = device is None
             if device is None:
                 device = model(user_id=key, name="Recovery codes")
                 session.add(device)
-            return device, await device.add_token(token), is_new
+            made_tokens[:] = [await device.add_token(token)]
+            return device, is_new
 
-        device, plain, is_new = await self._transactions.write(work)
+        device, is_new = await self._transactions.write(work)
         if is_new:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
-        return plain
+        return made_tokens[0]
 
     def _somebody(self, user: object) -> Any:
         key = self._device_model.user_key(user)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, cached_property
 from typing import Any, TypeVar
@@ -69,7 +69,7 @@ class Found:
 class Begun:
     """A session that has just begun or been renewed: its new token, its row, when verified."""
 
-    token: str
+    token: str = field(repr=False)
     session_id: int
     verified_at: datetime | None
 

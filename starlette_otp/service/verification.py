@@ -68,14 +68,14 @@ class Verification:
         return await self._tell(user, owner, attempt or Attempt())
 
     async def resynchronize(
-        self, user: object, device_id: str, first: str, second: str
+        self, user: object, device_id: str, first_token: str, second_token: str
     ) -> Any | None:
         """`OTP.resynchronize`."""
-        _check_texts(first, second)
+        _check_texts(first_token, second_token)
         attempt, owner = None, self._device_model.user_key(user)
         model = self._device_model.kind_named(parse_persistent_id(device_id)[0])
         if model is not None and issubclass(model, HOTPDeviceMixin):
-            attempt = await self._ask(owner, device_id, first, second)
+            attempt = await self._ask(owner, device_id, first_token, second_token)
         return (await self._tell(user, owner, attempt or Attempt())).device
 
     async def _ask_any(self, user: object, token: str) -> Attempt:

@@ -32,8 +32,8 @@ async def submitted(request: Request) -> Any:
         raise HTTPException(400, "The body has to be UTF-8.")
     else:
         data = await request.form(max_files=10, max_fields=50, max_part_size=MAX_BODY)
-    for name, value in data.multi_items():
-        if not _is_text(value):
+    for name, secret_or_text in data.multi_items():
+        if not _is_text(secret_or_text):
             await request.close()
             raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
     return data
@@ -49,19 +49,21 @@ def is_utf8(request: Request) -> bool:
     return options.get(b"charset", b"utf-8").lower() in _CHARSETS
 
 
-def _is_text(value: object) -> bool:
+def _is_text(secret_or_text: object) -> bool:
     """Whether it can be shown again: no file or number, and no lone surrogate inside."""
-    return isinstance(value, str) and value.encode(errors="ignore").decode() == value
+    if not isinstance(secret_or_text, str):
+        return False
+    return secret_or_text.encode(errors="ignore").decode() == secret_or_text
 
 
 async def _json_object(request: Request) -> ImmutableMultiDict[str, Any]:
-    raw = b""
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > MAX_BODY:
+    secret_body = b""
+    async for secret_chunk in request.stream():
+        secret_body += secret_chunk
+        if len(secret_body) > MAX_BODY:
             raise HTTPException(413, "The body is too large.")
     try:
-        body = json.loads(raw)
+        body = json.loads(secret_body)
     except (ValueError, RecursionError):
         raise HTTPException(400, "The body is not JSON.") from None
     if not isinstance(body, dict):

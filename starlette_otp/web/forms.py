@@ -14,7 +14,7 @@ from wtforms import PasswordField, SelectField, StringField, SubmitField
 from starlette_otp import clock
 from starlette_otp.devices.policies import VerifyNotAllowed
 from starlette_otp.devices.users import is_active, password_hash
-from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed
+from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed, described
 from starlette_otp.web.base_form import BaseForm, merged
 from starlette_otp.web.user import attach
 
@@ -105,7 +105,8 @@ class OTPAuthenticationFormMixin:
 
     async def device_choices(self: Any, user: object) -> list[tuple[str, str]]:
         """The user's confirmed devices to choose from: persistent id and name."""
-        devices = await self.otp.enrolment.devices_for_user(user)
+        found = await self.otp.enrolment.devices_for_user(user)
+        devices = [device for device in found if device.missing() is None]
         names = Counter(_label(device) for device in devices)
         return [
             (d.persistent_id, _label(d) + (f" ({d.id})" if names[_label(d)] > 1 else ""))
@@ -169,8 +170,8 @@ class OTPAuthenticationFormMixin:
             self.add_error("challenge_exception", self.otp_device)
         except DatabaseUnavailable:
             raise
-        except Exception:
-            logger.exception("A challenge could not be made.")
+        except Exception as exc:
+            logger.error("A challenge could not be made: %s.", described(exc))
             self.add_error("challenge_exception", self.otp_device)
         else:
             if not message:

@@ -48,7 +48,7 @@ async def trouble(
             pass
         mailer, word = {
             "dead": (through(dead.port), "SMTPConnectError"),
-            "refusing": (through(refusing.port), "no thanks from mail.internal"),
+            "refusing": (through(refusing.port), "SMTPDataError"),
             "slow": (through(silent, timeout=0.05), "SMTPConnectTimeoutError"),
             "no host": (SMTPMailer("smtp://mail.invalid", sender=SENDER), "SMTPConnectError"),
         }[request.param]

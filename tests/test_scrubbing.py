@@ -1,0 +1,155 @@
+"""What error trackers send: every local of ours that holds something secret is named for it."""
+
+import base64
+import re
+import secrets
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.message import EmailMessage
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+import starlette_otp
+from starlette_otp import OTP, ConfigurationError, SMTPMailer, oath
+from starlette_otp.devices.policies import refusal_in_words
+from starlette_otp.models import Device, EmailDevice, HOTPDevice, StaticDevice, User
+from starlette_otp.service import passwords, rotation
+from tests.support import SECRET_KEY, Browser, Sessions, add, csrf_of, make_totp, totp_token
+
+PACKAGE = str(Path(starlette_otp.__file__).parent)
+KNOWN = re.compile("token|secret|password|session|cookie", re.IGNORECASE)
+"""What scrubbers look for in names (Sentry, Django, Rollbar)."""
+SECRET = b"!a secret of the tests' own!"
+KEYS = ["a newer key of the tests' own, which is long", SECRET_KEY]
+PASSWORD = "the password of one test"
+
+
+class Watch:
+    """Looks at the locals of the package's functions, as they return, for one of `needles`."""
+
+    def __init__(self) -> None:
+        self.needles = [SECRET.decode(), base64.b32encode(SECRET).decode().rstrip("="), PASSWORD]
+        self.needles += [quote(PASSWORD), *KEYS]
+        self.found: set[str] = set()
+        self.seen: set[str] = set()
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(PACKAGE):
+            return None
+        if event == "call":
+            frame.f_trace_lines = False
+            return self
+        self.seen.add(frame.f_code.co_qualname)
+        for name, value in frame.f_locals.items():
+            if self.shows(name, value):
+                self.found.add(f"{frame.f_code.co_qualname}: {name}")
+        return self
+
+    def shows(self, name: object, value: object) -> bool:
+        if KNOWN.search(str(name)):
+            return False
+        if issubclass(type(value), Mapping):  # a half-made proxy can not be asked
+            return any(self.shows(key, inner) for key, inner in value.items())
+        try:
+            shown = repr(value)
+        except Exception:  # half made
+            return False
+        return any(needle in shown for needle in self.needles)
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Watch what runs in this thread."""
+    watch, before = Watch(), sys.gettrace()
+    sys.settrace(watch)
+    threading.settrace(watch)
+    try:
+        yield watch
+    finally:
+        sys.settrace(before)
+        threading.settrace(before)  # type: ignore[arg-type]
+
+
+class Mailbox:
+    """Keeps the token of the last mail."""
+
+    sender = "no-reply@acme.example"
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch, self.token = watch, ""
+
+    async def send(self, message: EmailMessage) -> None:
+        [self.token] = re.findall("[0-9]{6}", message.get_content())
+        self.watch.needles.append(self.token)
+
+
+async def test_what_is_secret_is_named_so(
+    otp: OTP, sessions: Sessions, alice: User, browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No local of ours holds a secret, a token or a password under a name that scrubbers do not
+    know, in whatever a log-in, a verification, an enrolment or a rotation runs."""
+    with watching() as watch:
+        needles = watch.needles
+        alice.set_password(PASSWORD)
+        assert passwords._fits(PASSWORD, alice.password_hash)
+        async with sessions.begin() as session:
+            (await session.get_one(User, alice.id)).password_hash = alice.password_hash
+        totp = await make_totp(sessions, alice, secret=SECRET)
+        hotp = await add(sessions, HOTPDevice(user_id=alice.id, secret=SECRET, digits=8))
+        needles += [token.config_url("alice") for token in (totp, hotp)]
+        needles += (pair := [totp_at(hotp, 7), totp_at(hotp, 8)])
+        needles += (good := [totp_token(SECRET), totp_at(hotp, 0)])
+        assert await otp.verify_token(alice, hotp.persistent_id, good[1])
+        assert await otp.resynchronize(alice, hotp.persistent_id, *pair)
+
+        needles += ["code-of-mine", "codeofmine", "mademade-tkentken", "mademadetkentken"]
+        monkeypatch.setattr("starlette_otp.devices.static.make_token", lambda: "mademade-tkentken")
+        await otp.add_static_token(alice, "code-of-mine")
+        assert await otp.match_token(alice, "CODE-of-mine")
+        await otp.add_static_token(alice)
+        async with sessions.begin() as session:
+            static = await session.get_one(StaticDevice, (await statics(otp, alice))[0].id)
+            await static.replace_tokens(1)
+        assert await otp.match_token(alice, "MADEMADE-TKENTKEN")
+        assert not await otp.match_token(alice, "mademade-tkentken")
+
+        monkeypatch.setattr(EmailDevice, "mailer", box := Mailbox(watch))
+        email = await add(sessions, EmailDevice(user_id=alice.id, email="a@home.example"))
+        assert await otp.generate_challenge(alice, email.persistent_id)
+        assert await otp.verify_token(alice, email.persistent_id, box.token)
+
+        page = await browser.get("/account/login")
+        fields = {"csrf_token": csrf_of(page), "username": "alice", "password": PASSWORD}
+        monkeypatch.setattr(secrets, "token_urlsafe", lambda size: "session" + size * "x")
+        needles.append("session" + 32 * "x")
+        answer = await browser.post("/account/login", data={**fields, "otp_token": good[0]})
+        assert answer.status_code == 303
+        async for _ in rotation.rotate_keys(OTP(sessions, Device, secret_key=KEYS), 10):
+            pass
+        for url in ("smtps://me:{}@mail.example", "smtps://me:{}@mail.example/inbox"):
+            with suppress(ConfigurationError):
+                SMTPMailer(url.format(quote(PASSWORD)))
+    assert not watch.found, "\n".join(sorted(watch.found))
+    assert {"SealedSecretMixin._seal", "TOTPDeviceMixin.check_token", "_fits"} <= watch.seen
+
+
+def totp_at(device: Any, counter: int) -> str:
+    return oath.hotp(SECRET, counter, device.digits)
+
+
+async def statics(otp: OTP, user: User) -> list[Any]:
+    return [d for d in await otp.devices_for_user(user) if isinstance(d, StaticDevice)]
+
+
+async def test_the_watch_sees() -> None:
+    """A secret under an innocent name would be found, and so it would be as an innocent item."""
+    with watching() as watch:
+        oath.canonical_digits(PASSWORD, 6)
+        assert refusal_in_words({"error_message": PASSWORD}) == PASSWORD
+    assert watch.found == {"refusal_in_words: evidence"}
