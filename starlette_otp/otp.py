@@ -106,7 +106,11 @@ class OTP(Generic[D]):
         )
 
     async def user_has_device(self, user: object, confirmed: bool | None = True) -> bool:
-        """Whether the user has such a device (one EXISTS)."""
+        """Whether the user has such a device (one EXISTS).
+
+        Devices of a kind that this process does not declare count, too: it can't ask them, but
+        they are there, and who has one is not without.
+        """
         return await self.enrolment.user_has_device(user, confirmed)
 
     async def add_device(self, user: object, device: T) -> T:

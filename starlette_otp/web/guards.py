@@ -72,7 +72,8 @@ def requires_otp(
         func: the endpoint, sync or async; its argument is named `request` or `websocket`.
         redirect_field_name: the query parameter that carries the way back.
         login_url: instead of the OTP's.
-        if_configured: let an authenticated user pass who has no confirmed device.
+        if_configured: let an authenticated user pass who has no confirmed device, of any kind,
+            whether this process declares it or not.
         max_age: seconds; who was verified longer ago verifies again (step-up, ASVS 7.5.3).
 
     Raises:
