@@ -41,7 +41,7 @@ from starlette_otp.web.forms import (
     OTPTokenForm,
     PasswordForm,
 )
-from starlette_otp.web.guards import requires_otp
+from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
 from starlette_otp.web.views import LoginView, LogoutView
@@ -66,6 +66,7 @@ __all__ = [
     "OTPSessionMixin",
     "OTPTokenForm",
     "PasswordForm",
+    "RequiresOTPMiddleware",
     "SMTPMailer",
     "SecretUnreadable",
     "SessionAuthBackend",

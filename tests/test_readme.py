@@ -100,6 +100,16 @@ def test_the_fastapi_snippet_guards(app_module: Any) -> None:
         assert (refused.status_code, refused.json()["detail"]["code"]) == (401, "not_authenticated")
 
 
+def test_the_guarded_documentation_and_files(app_module: Any) -> None:
+    """README's FastAPI shows its documentation, its schema and its files to nobody unverified."""
+    internal = execute(snippet("internal = FastAPI()"), "internal").internal
+    for layer in reversed(app_module.app.user_middleware):
+        internal.add_middleware(layer.cls, *layer.args, **layer.kwargs)
+    with TestClient(internal) as client:
+        for path in ("/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/files/x"):
+            assert client.get(path).status_code == 401, path
+
+
 def test_the_hosts_own_models_make_an_otp() -> None:
     """README's own models, with a UUID for a key, are complete."""
     models = execute(snippet("class Base(DeclarativeBase)"), "own_models")
@@ -213,4 +223,4 @@ async def test_the_signal_tells_of_a_failure(
 
 def test_every_snippet_is_tested() -> None:
     """No snippet of README is one that these tests do not know."""
-    assert len(SNIPPETS) == 12
+    assert len(SNIPPETS) == 13

@@ -13,9 +13,9 @@ from starlette_otp.devices.users import is_active
 from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
-from starlette_otp.web.responses import HEADERS, page
+from starlette_otp.web.responses import HEADERS, page, safe_path
 from starlette_otp.web.verdict import verdict_of
-from starlette_otp.web.views import LoginView, LogoutView, safe_path
+from starlette_otp.web.views import LoginView, LogoutView
 
 
 def is_staff(user: Any) -> bool:

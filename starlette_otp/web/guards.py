@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any, TypeVar, overload
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, unquote, urlencode
+from weakref import WeakSet
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
-from starlette_otp.web.responses import UNAVAILABLE, accepts_html, is_local, local_url, unavailable
+from starlette_otp.web.responses import (
+    UNAVAILABLE,
+    accepts_html,
+    is_local,
+    local_url,
+    safe_path,
+    unavailable,
+)
+from starlette_otp.web.routing import endpoints, takes_get
 from starlette_otp.web.verdict import Verdict, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -38,6 +48,9 @@ _LEEWAY = timedelta(seconds=5)
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 _QUERY_CHARACTERS = _PATH_CHARACTERS + "?%[]"
 STATUS = {UNAVAILABLE: 503, NOT_AUTHENTICATED: 401, NOT_VERIFIED: 403, REVERIFICATION_REQUIRED: 403}
+_GUARDS: WeakSet[Any] = WeakSet()
+_BARE: WeakSet[Any] = WeakSet()
+"""The functions that requires_otp has made, and those that it has guarded."""
 
 
 @overload
@@ -65,8 +78,9 @@ def requires_otp(
 ) -> Any:
     """Let only verified users through; on functions, endpoint methods and websockets.
 
-    A browser is sent to the login URL (303) and comes back; anything else gets 401 or 403 as
-    JSON; a websocket is closed with 1008 before it is accepted. A database that is away: 503.
+    A browser is sent to the login URL (303) and comes back, after a POST to the page that it was
+    sent from; anything else gets 401 or 403 as JSON; a websocket is closed with 1008 before it is
+    accepted. A database that is away: 503.
 
     Args:
         func: the endpoint, sync or async; its argument is named `request` or `websocket`.
@@ -75,6 +89,9 @@ def requires_otp(
         if_configured: let an authenticated user pass who has no confirmed device, of any kind,
             whether this process declares it or not.
         max_age: seconds; who was verified longer ago verifies again (step-up, ASVS 7.5.3).
+
+    Under a decorator that makes a route it goes last, next to the function: above it the route is
+    open. OTPMiddleware refuses all requests to an application that has such a route.
 
     Raises:
         ConfigurationError: the endpoint has no such argument.
@@ -90,10 +107,16 @@ def requires_otp(
     parameters = list(inspect.signature(func).parameters)
     name = next((name for name in parameters if name in ("request", "websocket")), None)
     if name is None:
+        if parameters == ["scope", "receive", "send"] and not inspect.isclass(func):
+            raise ConfigurationError(
+                f"{func!r} is a whole ASGI app, and requires_otp guards endpoints: "
+                "write RequiresOTPMiddleware(app)."
+            )
         raise ConfigurationError(
             f"requires_otp found no argument named request or websocket on {func!r}."
         )
     position = parameters.index(name)
+    _remember(func)
 
     def connection(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return kwargs[name] if name in kwargs else args[position]
@@ -107,10 +130,9 @@ def requires_otp(
             if refusal is None:
                 await func(*args, **kwargs)
             else:
-                # 1013 is "try again later", 1008 a policy (RFC 6455 section 7.4.1, and IANA).
-                code = 1013 if refusal == UNAVAILABLE else 1008
-                await websocket.close(code, reason=refusal)
+                await websocket.close(close_code(refusal), reason=refusal)
 
+        _GUARDS.add(guarded_websocket)
         return guarded_websocket
 
     is_async = _is_async(func)
@@ -125,7 +147,81 @@ def requires_otp(
             return await func(*args, **kwargs)
         return await run_in_threadpool(func, *args, **kwargs)
 
+    _GUARDS.add(guarded)
     return guarded
+
+
+class RequiresOTPMiddleware:
+    """`requires_otp` for a whole ASGI app: StaticFiles, a mounted application, a Mount or Route.
+
+    It stands behind OTPMiddleware: `Mount("/files", RequiresOTPMiddleware(StaticFiles(...)))`, or
+    in the `middleware=` of a Mount or Route. Every HTTP request and websocket is refused as by
+    `requires_otp`; a lifespan passes.
+
+    Args:
+        app: the ASGI app.
+        redirect_field_name: and the rest: the arguments of `requires_otp`.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        redirect_field_name: str = "next",
+        login_url: str | None = None,
+        if_configured: bool = False,
+        max_age: float | None = None,
+    ) -> None:
+        self.app = app
+        self._redirect = redirect_field_name, login_url
+        self._wanted: dict[str, Any] = {"if_configured": if_configured, "max_age": max_age}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            request = Request(scope, receive, send)
+            refusal = await refuse(request, **self._wanted)
+            if refusal is not None:
+                response = refusal_response(request, refusal, *self._redirect)
+                await response(scope, receive, send)
+                return
+        elif scope["type"] == "websocket":
+            websocket = WebSocket(scope, receive, send)
+            refusal = await refuse(websocket, **self._wanted)
+            if refusal is not None:
+                await websocket.close(close_code(refusal), reason=refusal)
+                return
+        await self.app(scope, receive, send)
+
+
+def close_code(refusal: str) -> int:
+    """The code that a refused websocket is closed with (RFC 6455 section 7.4.1, and IANA)."""
+    # 1013 is "try again later", 1008 a policy.
+    return 1013 if refusal == UNAVAILABLE else 1008
+
+
+def _remember(func: Any) -> None:
+    """Note that this function, and what it wraps, is guarded and should not be routed bare."""
+    while inspect.isfunction(func) and func not in _GUARDS:
+        _BARE.add(func)
+        func = getattr(func, "__wrapped__", None)
+
+
+def refuse_open_routes(routes: Sequence[Any]) -> None:
+    """Refuse routes that lead past a guard: to a function that `requires_otp` has guarded, itself.
+
+    A decorator that registers a route, as FastAPI's, routes what is below it: the guard above it
+    is never asked.
+
+    Raises:
+        ConfigurationError: there is one.
+    """
+    for endpoint in endpoints(routes):
+        if inspect.isfunction(endpoint) and endpoint in _BARE:
+            raise ConfigurationError(
+                f"{endpoint.__module__}.{endpoint.__qualname__} has a guard, but is routed without "
+                "it: @requires_otp goes below the decorator that makes the route, next to the "
+                "function, and what is to be open as well needs a function of its own."
+            )
 
 
 def _is_async(func: Any) -> bool:
@@ -182,17 +278,38 @@ def refusal_response(
 def login_redirect(
     request: Request, refusal: str, redirect_field_name: str, login_url: str | None
 ) -> str:
-    """The login URL with the way back in its query."""
+    """The login URL with the way back in its query.
+
+    That is the very URL for GET and HEAD, else the page of this site that the request says it was
+    sent from, unless that takes no GET.
+    """
     verdict = verdict_of(request)
     wanted = login_url or verdict.otp.login_url
+    query = {}
+    back = _way_back(request, verdict)
+    if back is not None:
+        origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
+        query[redirect_field_name] = back if is_local(wanted) else origin + back
+    if refusal == REVERIFICATION_REQUIRED:
+        query[REVERIFY_PARAMETER] = "1"
     url = local_url(verdict, wanted)
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}" if query else url
+
+
+def _way_back(request: Request, verdict: Verdict) -> str | None:
+    """Where to go on after log-in; None for the default.
+
+    A browser comes back by GET, so what was sent otherwise has to be sent again, from the page
+    that it was sent from (RFC 9110 section 15.4.4).
+    """
+    if request.method not in ("GET", "HEAD"):
+        page = safe_path(request, request.headers.get("referer"))
+        path = unquote((page or "").partition("?")[0])
+        takes = page and takes_get(verdict.routes, request.scope, path, verdict.root_path)
+        return page if takes else None
     # The scope has the path decoded; what was %25 or %3F has to come back as such.
     path = quote(request.scope["path"], safe=_PATH_CHARACTERS)
     # Not request.url: it does not take a query that is not ASCII, which some servers let through.
     if request.scope["query_string"]:
         path += "?" + quote(request.scope["query_string"], safe=_QUERY_CHARACTERS)
-    origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
-    query = {redirect_field_name: path if is_local(wanted) else origin + path}
-    if refusal == REVERIFICATION_REQUIRED:
-        query[REVERIFY_PARAMETER] = "1"
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}"
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.authentication import UnauthenticatedUser
@@ -11,6 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette_otp.exceptions import ConfigurationError, is_away
 from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import FOUND, find_session
+from starlette_otp.web.guards import refuse_open_routes
+from starlette_otp.web.routing import routes_of
 from starlette_otp.web.site import Site
 from starlette_otp.web.user import Anonymous, unwrapped
 from starlette_otp.web.verdict import VERDICT, Verdict, show
@@ -25,6 +28,9 @@ class OTPMiddleware:
     It stands after SessionMiddleware and AuthenticationMiddleware. Behind SessionAuthBackend it
     costs no SQL; behind another backend one SELECT for an authenticated user with a session.
 
+    It also refuses an application, with a ConfigurationError for every request, that routes a
+    function past the guard which `requires_otp` has given it.
+
     Args:
         app: the next ASGI app.
         otp: the application's OTP.
@@ -33,6 +39,7 @@ class OTPMiddleware:
     def __init__(self, app: ASGIApp, otp: Site) -> None:
         self.app = app
         self.otp = otp
+        self._routes: Sequence[Any] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -44,7 +51,13 @@ class OTPMiddleware:
                 f"OTPMiddleware needs {missing}, installed before it: the order is "
                 "SessionMiddleware, AuthenticationMiddleware, OTPMiddleware."
             )
+        if self._routes is None:
+            # At the first request, when the host has made its routes.
+            routes = routes_of(self.app) or routes_of(scope.get("app"))
+            refuse_open_routes(routes)
+            self._routes = routes
         verdict = scope[VERDICT] = Verdict(self.otp, scope.get("root_path", ""))
+        verdict.routes = self._routes
         user = unwrapped(scope["user"])
         owner, known = scope.pop(FOUND, _NOTHING)
         if known is None and owner is self.otp and type(user) is UnauthenticatedUser:

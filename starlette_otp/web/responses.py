@@ -17,6 +17,7 @@ HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Frame-Options": "DENY",
 }
+_MAX_NEXT = 2048
 
 
 def page(
@@ -63,6 +64,22 @@ def local_url(verdict: Verdict, url: str) -> str:
 def is_local(url: str) -> bool:
     """Whether a URL is a path of this site; two slashes begin another site's."""
     return url.startswith("/") and not url.startswith("//")
+
+
+def safe_path(request: Request, url: object) -> str | None:
+    """`url` as a path of this site, or None.
+
+    Browsers read a backslash as a slash and drop control characters and white space at the ends,
+    so what is not plainly one slash and a path is refused (CWE-601).
+    """
+    if not isinstance(url, str) or len(url) > _MAX_NEXT:
+        return None
+    origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
+    if url.startswith(origin + "/"):
+        # Starlette's own requires(redirect=) sends the whole URL.
+        url = url.removeprefix(origin)
+    plain = url.startswith("/") and not url.startswith("//")
+    return url if plain and "\\" not in url and url.isprintable() else None
 
 
 def accepts_html(request: Request) -> bool:

@@ -23,7 +23,8 @@ VERDICT = "starlette_otp.verdict"
 class Verdict:
     """Who this request is, kept in the ASGI scope, where guards, forms and `login` look.
 
-    `user` is None for anonymous. `away` says that the database could not be asked.
+    `user` is None for anonymous. `away` says that the database could not be asked. `routes` are
+    those of the application below `root_path`, where they can be seen.
     """
 
     otp: Site
@@ -34,6 +35,7 @@ class Verdict:
     session_id: int | None = None
     own: bool = False
     away: bool = False
+    routes: Sequence[Any] = ()
 
 
 def verdict_of(conn: HTTPConnection) -> Verdict:

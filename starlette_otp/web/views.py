@@ -19,10 +19,8 @@ from starlette_otp.web.body import MAX_BODY
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
 from starlette_otp.web.login import log_in, log_out, login
-from starlette_otp.web.responses import HEADERS, local_url, page, unavailable
+from starlette_otp.web.responses import HEADERS, local_url, page, safe_path, unavailable
 from starlette_otp.web.verdict import verdict_of
-
-_MAX_NEXT = 2048
 
 
 class OTPEndpoint(HTTPEndpoint):
@@ -140,19 +138,3 @@ def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:
         Route("/logout", LogoutView, name="logout", max_body_size=MAX_BODY),
         Mount("/static", StaticFiles(directory=TEMPLATES / "otp" / "static"), name="static"),
     ]
-
-
-def safe_path(request: Request, url: object) -> str | None:
-    """`url` as a path of this site, or None.
-
-    Browsers read a backslash as a slash and drop control characters and white space at the ends,
-    so what is not plainly one slash and a path is refused (CWE-601).
-    """
-    if not isinstance(url, str) or len(url) > _MAX_NEXT:
-        return None
-    origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
-    if url.startswith(origin + "/"):
-        # Starlette's own requires(redirect=) sends the whole URL.
-        url = url.removeprefix(origin)
-    plain = url.startswith("/") and not url.startswith("//")
-    return url if plain and "\\" not in url and url.isprintable() else None
