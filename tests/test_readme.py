@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import os
 import re
 import sys
 import types
@@ -20,6 +19,7 @@ from starlette.testclient import TestClient
 
 from starlette_otp import OTP, LoginView, clock, otp_verification_failed
 from starlette_otp.testing import DeviceContract, make_device
+from tests.host_suite import run_pytest
 from tests.support import PASSWORD, SECRET_KEY, Browser, make_app, totp_token
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
@@ -29,6 +29,12 @@ SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL
 def snippet(containing: str) -> str:
     (found,) = [text for text in SNIPPETS if containing in text]
     return found
+
+
+def block(language: str) -> str:
+    """README's only block in this language."""
+    (found,) = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    return str(found)
 
 
 def execute(text: str, name: str) -> types.ModuleType:
@@ -187,25 +193,17 @@ async def test_the_sms_device_sends_its_token(host: Host) -> None:
 
 
 async def test_the_card_keeps_the_contract(empty_url: str, tmp_path: Path) -> None:
-    """README's device, fixtures and contract test pass as files of a project of their own."""
+    """README's device, pytest settings and contract test pass as files of a project."""
     files = {
         "models.py": snippet("class Base(DeclarativeBase)"),
         "cards.py": snippet("class GridCardDevice"),
-        "conftest.py": snippet("async def other_user"),
         "test_cards.py": snippet("class TestGridCard"),
-        "pytest.ini": "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope=function",
+        "pyproject.toml": block("toml"),
     }
-    for name, text in files.items():
-        (tmp_path / name).write_text(text)
-    run = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        cwd=tmp_path,
-        env={**os.environ, "DATABASE_URL": empty_url, "PYTHONPATH": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-    )
-    printed = (await run.communicate())[0].decode()
+    result = await asyncio.to_thread(run_pytest, tmp_path, files, DATABASE_URL=empty_url)
     wanted = len([name for name in dir(DeviceContract) if name.startswith("test_")])
-    assert (run.returncode, f"{wanted} passed" in printed) == (0, True), printed
+    assert result.returncode == 0, result.stdout
+    assert f"{wanted} passed" in result.stdout
 
 
 async def test_the_signal_tells_of_a_failure(
@@ -223,4 +221,4 @@ async def test_the_signal_tells_of_a_failure(
 
 def test_every_snippet_is_tested() -> None:
     """No snippet of README is one that these tests do not know."""
-    assert len(SNIPPETS) == 13
+    assert len(SNIPPETS) == 12

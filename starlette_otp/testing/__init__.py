@@ -11,8 +11,15 @@ With pytest and FastAPI or Starlette:
         device = await make_device(otp, user, TOTPDevice)
         assert await otp.match_token(user, token_at(device)) == device
 
-`otp` is the application's own, and its database a real one.
+`otp` is the application's own, and its database a real one; `starlette_otp.testing.plugin` has
+fixtures of these names.
 """
+
+import sys
+
+if "pytest" in sys.modules:
+    # Failures of the contract are readable then; it has to be said before the import.
+    sys.modules["pytest"].register_assert_rewrite("starlette_otp.testing.contract")
 
 from starlette_otp.testing.contract import DeviceContract
 from starlette_otp.testing.helpers import (

@@ -26,8 +26,8 @@ class DeviceContract:
                 return the_token_of(device)
 
     The suite runs async tests (`@pytest.mark.asyncio` on the class, in pytest-asyncio's strict
-    mode) and has fixtures `otp`, `user` and `other_user` over a real database. For readable
-    failures call `pytest.register_assert_rewrite("starlette_otp.testing.contract")` in conftest.py.
+    mode) and has fixtures `otp`, `user` and `other_user` over a real database: those of
+    `starlette_otp.testing.plugin`, or its own.
     """
 
     attempts: ClassVar[int] = 20

