@@ -23,6 +23,7 @@ from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
 from starlette_otp.web import views
+from starlette_otp.web.cookie import SessionCookie
 from starlette_otp.web.templates import Templates, jinja_templates
 
 # A default, so that `otp: OTP` alone is a type, too.
@@ -48,7 +49,8 @@ class OTP(Generic[D]):
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
 
     Raises:
-        ConfigurationError: a short key, or a class that is missing or there twice.
+        ConfigurationError: a short key, a class that is missing or there twice, or a cookie that
+            browsers would not take.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class OTP(Generic[D]):
         self.verification = Verification(self.transactions, device_model, sender=self)
         self.challenges = Challenges(self.transactions, device_model, sender=self)
         self.sessions = Sessions(self.transactions, device_model, self.keyring)
+        self.cookie = SessionCookie(self.sessions.model)
 
     # Devices.
 

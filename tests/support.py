@@ -198,7 +198,7 @@ class Browser(httpx2.AsyncClient):
     @property
     def cookie(self) -> str:
         """The session's cookie, as a thief would copy it."""
-        return str(self.cookies["session"])
+        return str(self.cookies["otp_session"])
 
     async def state(self) -> dict[str, Any]:
         """What the application makes of this browser."""

@@ -266,8 +266,8 @@ async def test_a_field_twice(browser: Browser, sessions: Sessions, device: TOTPD
     ["", "x", "a.b.c", "e30=.x.y", "\u00ff".encode().hex(), "9" * 4000, "eyJvdHBfc2Vzc2lvbiI6MX0="],
 )
 async def test_a_forged_cookie_is_nobodys(stranger: Browser, cookie: str) -> None:
-    """A cookie that we did not sign is as good as none, and costs no SQL."""
-    headers = {"cookie": f"session={cookie}"}
+    """A cookie that we did not make is as good as none, and costs no SQL."""
+    headers = {"cookie": f"session={cookie}; otp_session={cookie}"}
     state = (await stranger.get("/state", headers=headers)).json()
     assert (state["authenticated"], state["scopes"]) == (False, [])
     assert (await stranger.get(LOGIN, headers=headers)).status_code == 200

@@ -313,7 +313,7 @@ async def test_the_step_up_is_the_token_alone(otp: OTP, alice: User, device: TOT
             answer = await browser.post(answer.headers["location"], data=fields)
             assert (answer.status_code, answer.headers["location"]) == (303, "/recent?a=1")
             assert (await browser.get("/recent?a=1")).text == "in"
-        async with Browser(app, cookies={"session": copied}) as thief:
+        async with Browser(app, cookies={"otp_session": copied}) as thief:
             assert (await thief.get("/plain")).status_code == 303
 
 

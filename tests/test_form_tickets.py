@@ -199,7 +199,7 @@ async def test_the_cookie_holds_nothing_readable(
     answer = await submit(browser, username="", otp_token=totp_token())
     assert answer.status_code == 303
     after = cookie(browser)
-    assert set(json.loads(after)) == {"otp_session"}
+    assert set(json.loads(after)) == {"otp_session_owner"}
     forms = [PASSWORD, token, totp_token(), "carol", user.password_hash, f'"{user.id}"']
     forms += [SECRET.decode(), SECRET.hex(), base64.b32encode(SECRET).decode()]
     for text in (before, after):

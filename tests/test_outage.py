@@ -268,7 +268,7 @@ def away() -> OTP:
 
 class Somebody(AuthenticationBackend):
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, User]:
-        conn.session["otp_session"] = "A" * 43
+        conn.scope["headers"].append((b"cookie", b"otp_session=" + b"A" * 43))
         return AuthCredentials(["authenticated", "verified"]), User(id=1, username="alice")
 
 

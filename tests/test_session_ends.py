@@ -192,50 +192,37 @@ async def test_clear_sessions_deletes_the_expired_in_batches(
 # Cookies that open nothing.
 
 
-def signed(value: object, key: str = SECRET_KEY) -> str:
-    """A cookie as SessionMiddleware signs it."""
-    data = base64.b64encode(json.dumps({"otp_session": value}).encode())
-    return itsdangerous.TimestampSigner(key).sign(data).decode()
-
-
-def token_in(cookie: str) -> str:
-    data = json.loads(base64.b64decode(itsdangerous.TimestampSigner(SECRET_KEY).unsign(cookie)))
-    return str(data["otp_session"])
-
-
-@pytest.mark.parametrize("forgery", ["other key", "broken signature", "unknown token", "digest"])
+@pytest.mark.parametrize("forgery", ["changed", "unknown token", "digest", "the host's"])
 async def test_a_forged_cookie_opens_nothing(
     browser: Browser, otp: OTP, sessions: Sessions, forgery: str
 ) -> None:
-    """A cookie under another key, one that was changed, and one with a token of no session or
-    with what the database holds open nothing and are no error."""
-    token = token_in(browser.cookie)
+    """A token that was changed, one of no session, what the database holds, and a token in the
+    host's own session open nothing and are no error."""
+    token = browser.cookie
     async with sessions() as session:
         digest = await session.scalar(select(OTPSession.token_digest))
-    value = {
-        "other key": signed(token, OTHER_KEY),
-        "broken signature": browser.cookie[:-3],
-        "unknown token": signed("A" * 43),
-        "digest": signed(digest),
+    data = base64.b64encode(json.dumps({"otp_session": token}).encode())
+    cookies = {
+        "changed": {"otp_session": token[:-1] + ("A" if token[-1] != "A" else "B")},
+        "unknown token": {"otp_session": "A" * 43},
+        "digest": {"otp_session": str(digest)},
+        "the host's": {"session": itsdangerous.TimestampSigner(SECRET_KEY).sign(data).decode()},
     }[forgery]
-    async with Browser(make_app(otp), cookies={"session": value}) as thief:
+    async with Browser(make_app(otp), cookies=cookies) as thief:
         assert await thief.state() == ANONYMOUS
         assert (await thief.get("/vault")).status_code == 303
 
 
 async def test_the_token_is_all_the_cookie_holds(browser: Browser) -> None:
-    """The readable cookie holds a random token of 256 bits, and neither user nor device."""
-    data = itsdangerous.TimestampSigner(SECRET_KEY).unsign(browser.cookie)
-    session = json.loads(base64.b64decode(data))
-    assert list(session) == ["otp_session"]
-    assert len(base64.urlsafe_b64decode(session["otp_session"] + "=")) == 32
+    """The cookie is a random token of 256 bits, and names neither user nor device."""
+    assert len(base64.urlsafe_b64decode(browser.cookie + "=")) == 32
 
 
 async def test_a_key_that_was_rotated_still_opens(
     browser: Browser, otp: OTP, sessions: Sessions, device: TOTPDevice
 ) -> None:
     """Sessions from before a rotation of the secret key go on, and end when their key is gone."""
-    cookies = {"session": browser.cookie}
+    cookies = {"otp_session": browser.cookie}
     rotated = OTP(sessions, Device, secret_key=[OTHER_KEY, SECRET_KEY])
     async with Browser(make_app(rotated), cookies=cookies) as later:
         assert await later.state() == verified_by(device)

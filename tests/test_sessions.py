@@ -96,10 +96,10 @@ async def test_log_in_leaves_nothing_of_the_former_session(
         await browser.get("/put")
         copied = browser.cookie
         answer = await browser.get("/enter-bob")
-        assert answer.json() == {"session": ["otp_session"], **AUTHENTICATED}
+        assert answer.json() == {"session": ["otp_session_owner"], **AUTHENTICATED}
         assert await browser.state() == AUTHENTICATED
     assert [row.user_id for row in await rows(sessions)] == [bob.id]
-    async with Browser(app, cookies={"session": copied}) as thief:
+    async with Browser(app, cookies={"otp_session": copied}) as thief:
         assert await thief.state() == ANONYMOUS
 
 
@@ -145,7 +145,7 @@ async def test_the_cookie_from_before_a_verification_opens_nothing(
         assert await browser.state() == verified_by(device)
     assert len(set(copied)) == 3
     for value in copied[:2]:
-        async with Browser(app, cookies={"session": value}) as thief:
+        async with Browser(app, cookies={"otp_session": value}) as thief:
             assert await thief.state() == ANONYMOUS
             assert (await thief.get("/vault")).status_code == 303
 
@@ -159,10 +159,10 @@ async def test_log_out_ends_the_session(otp: OTP, sessions: Sessions, alice: Use
         await browser.get("/enter")
         copied = browser.cookie
         assert (await browser.get("/leave")).json() == ANONYMOUS
-        assert "session" not in browser.cookies
+        assert "otp_session" not in browser.cookies
         assert await rows(sessions) == []
         assert (await browser.get("/leave")).json() == ANONYMOUS
-    async with Browser(app, cookies={"session": copied}) as thief:
+    async with Browser(app, cookies={"otp_session": copied}) as thief:
         assert await thief.state() == ANONYMOUS
 
 
@@ -186,7 +186,7 @@ async def test_only_somebody_logs_in(otp: OTP, alice: User) -> None:
 
     async with Browser(make_app(otp, Route("/enter", enter))) as browser:
         assert (await browser.get("/enter")).json() == ANONYMOUS
-        assert "session" not in browser.cookies
+        assert "otp_session" not in browser.cookies
 
 
 # DeviceRejected.
@@ -281,7 +281,7 @@ async def test_log_in_rejects_a_device_and_begins_nothing(
 
     async with Browser(make_app(otp, Route("/enter", enter))) as browser:
         assert (await browser.get("/enter")).json() == ANONYMOUS
-        assert "session" not in browser.cookies
+        assert "otp_session" not in browser.cookies
     assert await rows(sessions) == []
 
 

@@ -1,12 +1,9 @@
 """What a request costs: statements counted at the engine, transactions at the driver."""
 
 import asyncio
-import base64
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
-import itsdangerous
 import pytest
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
@@ -21,6 +18,7 @@ from starlette_otp.models import Device, TOTPDevice, User
 from tests.support import (
     ANONYMOUS,
     AUTHENTICATED,
+    HTML,
     PASSWORD,
     SECRET_KEY,
     Browser,
@@ -86,36 +84,18 @@ async def test_an_authenticated_request_is_one_select(
     assert len(statements) == 1
 
 
-def signed(value: object) -> str:
-    data = base64.b64encode(json.dumps({"otp_session": value, "other": 1}).encode())
-    return itsdangerous.TimestampSigner(SECRET_KEY).sign(data).decode()
-
-
 @pytest.mark.parametrize(
     "cookie",
-    [
-        None,
-        "",
-        "garbage",
-        signed(None),
-        signed(17),
-        signed(["A" * 43]),
-        signed("A" * 42),
-        signed("A" * 44),
-        signed("\0" * 43),
-        signed("é" * 43),
-        signed("A" * 42 + "\n"),
-        signed("A" * 43)[:-1] + "!",
-    ],
-    ids=range(12),
+    [None, "", "garbage", "A" * 42, "A" * 44, "A" * 42 + "!", "A" * 42 + "é", "%00" * 43],
+    ids=range(8),
 )
 async def test_no_session_costs_no_statement(
     otp: OTP, engine: AsyncEngine, cookie: str | None
 ) -> None:
-    """A request without a session, or with a cookie of garbage or forged, costs no SQL."""
+    """A request without a session, or with a cookie of garbage, costs no SQL."""
     statements = Statements(engine)
-    cookies = {} if cookie is None else {"session": cookie}
-    async with Browser(make_app(otp), cookies=cookies) as browser:
+    headers = {} if cookie is None else {"cookie": f"otp_session={cookie}".encode()}
+    async with Browser(make_app(otp), headers={**HTML, **headers}) as browser:
         assert await browser.state() == ANONYMOUS
         assert (await browser.get("/vault")).status_code == 303
     assert statements == []

@@ -60,7 +60,7 @@ async def test_then_authenticated_the_token(app: Any, sessions: Sessions, alice:
             "scopes": ["authenticated"],
         }
         assert (await browser.get("/vault")).status_code == 303
-        first = browser.cookies["session"]
+        first = browser.cookie
         page = await browser.get(answer.headers["location"])
         assert 'name="otp_token"' in page.text
         assert 'name="password"' not in page.text
@@ -68,7 +68,7 @@ async def test_then_authenticated_the_token(app: Any, sessions: Sessions, alice:
         answer = await browser.submit(str(page.url), otp_token=totp_token())
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         assert (await browser.state())["device"] == device.persistent_id
-        async with Browser(app, cookies={"session": first}) as thief:
+        async with Browser(app, cookies={"otp_session": first}) as thief:
             assert not (await thief.state())["authenticated"]
 
 

@@ -81,7 +81,7 @@ async def cookies(otp: OTP, user: User, device: Any = None) -> dict[str, str]:
     """The cookie of a session, made by the same application elsewhere."""
     async with Browser(make_app(otp, door(otp, user, device))) as browser:
         await browser.get("/enter")
-        return {"session": browser.cookie}
+        return {"otp_session": browser.cookie}
 
 
 def closed(client: TestClient, path: str) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, String
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
@@ -13,6 +13,11 @@ from starlette_otp.devices.owner import table_of, user_id_column
 
 MAX_USER_AGENT = 255
 """Characters that are kept of a browser's name."""
+
+
+def as_timedelta(age: timedelta | float) -> timedelta:
+    """An age that a class sets, as a timedelta or in seconds."""
+    return age if isinstance(age, timedelta) else timedelta(seconds=age)
 
 
 class OTPSessionMixin:
@@ -27,6 +32,15 @@ class OTPSessionMixin:
 
     max_age: ClassVar[timedelta | float] = timedelta(days=14)
     """How long a session lives from its log-in or verification; a timedelta or seconds."""
+    cookie_name: ClassVar[str] = "otp_session"
+    """Another for each OTP of a site. `__Host-` before it keeps other hosts of the domain from
+    setting it (RFC 6265bis section 4.1.3.2)."""
+    cookie_path: ClassVar[str] = "/"
+    cookie_domain: ClassVar[str | None] = None
+    """None: this host alone, without its subdomains."""
+    cookie_samesite: ClassVar[Literal["Lax", "Strict", "None"]] = "Lax"
+    cookie_secure: ClassVar[bool | None] = None
+    """Whether it is sent by https alone; None: if it was set by https."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     token_digest: Mapped[str] = mapped_column(String(64), unique=True)

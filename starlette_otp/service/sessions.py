@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
@@ -30,7 +30,7 @@ from sqlalchemy.orm import InstanceState
 from starlette_otp import clock
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import table_of, user_key_column
-from starlette_otp.devices.sessions import MAX_USER_AGENT
+from starlette_otp.devices.sessions import MAX_USER_AGENT, as_timedelta
 from starlette_otp.devices.users import is_active, password_hash
 from starlette_otp.exceptions import DeviceRejected, breaks_integrity
 from starlette_otp.keyring import Keyring
@@ -325,8 +325,6 @@ class Sessions:
         key = self._device_model.user_key(user)
         if key is None:
             raise ValueError("log_in needs an authenticated user.")
-        max_age = self.model.max_age
-        lifetime = max_age if isinstance(max_age, timedelta) else timedelta(seconds=max_age)
         now = clock.now()
         token = secrets.token_urlsafe(32)
         return token, {
@@ -335,7 +333,7 @@ class Sessions:
             "device_id": None,
             "created_at": now,
             "verified_at": None if device is None else verified_at or now,
-            "expires_at": now + lifetime,
+            "expires_at": now + as_timedelta(self.model.max_age),
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
         }
 

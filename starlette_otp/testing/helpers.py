@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from datetime import datetime
 from email.message import Message
 from types import SimpleNamespace
@@ -11,15 +10,12 @@ from urllib.request import Request
 
 from anyio.from_thread import start_blocking_portal
 from sqlalchemy.ext.asyncio import AsyncSession
-from starlette.datastructures import Headers
-from starlette.middleware.sessions import SessionMiddleware
 
 from starlette_otp import clock, oath
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, DeviceRejected
 from starlette_otp.otp import OTP
-from starlette_otp.web.cookie import SESSION_KEY
 from starlette_otp.web.user import unwrapped
 
 M = TypeVar("M")
@@ -75,12 +71,15 @@ def token_at(device: Any, moment: datetime | None = None, steps: int = 0) -> str
 
 
 async def verified_session(otp: OTP, user: Any, device: Any | None = None) -> dict[str, str]:
-    """A new session of the user's, verified by the device, as what `request.session` holds.
+    """A new session of the user's, verified by the device, as the cookie of a client.
 
     Args:
         otp: the application's.
         user: the user.
         device: a confirmed device of theirs; the first one unless given.
+
+    Returns:
+        The cookie's name and value, as for `Client(cookies=...)`.
 
     Raises:
         ConfigurationError: the user has no confirmed device.
@@ -93,33 +92,27 @@ async def verified_session(otp: OTP, user: Any, device: Any | None = None) -> di
         raise DeviceRejected(device, "The device is no confirmed device of the user's.")
     device = device or devices[0]
     begun = await otp.sessions.begin(unwrapped(user), device)
-    return {SESSION_KEY: begun.token}
+    return {otp.cookie.name: begun.token}
 
 
-async def averify(
-    client: Any, otp: OTP, user: Any, device: Any | None = None, *, app: Any | None = None
-) -> None:
+async def averify(client: Any, otp: OTP, user: Any, device: Any | None = None) -> None:
     """Give an httpx AsyncClient a verified session of the user's.
 
     Args:
-        client: over an ASGITransport of the application.
+        client: of the application.
         otp: the application's.
         user: the user.
         device: a confirmed device of theirs; the first one unless given.
-        app: the application with SessionMiddleware, where the client does not show it.
 
     Raises:
-        ConfigurationError: there is no device, no SessionMiddleware, or its cookie is not one for
-            the client's `base_url`.
+        ConfigurationError: there is no device, or the cookie is not one for the client's
+            `base_url`.
         DeviceRejected: the device is not the user's, or not confirmed.
     """
-    layer = _session_layer(app or getattr(getattr(client, "_transport", None), "app", None))
-    _keep(client, layer, await _set_cookie(layer, otp, user, device))
+    _keep(client, otp, await verified_session(otp, user, device))
 
 
-def verify(
-    client: Any, otp: OTP, user: Any, device: Any | None = None, *, app: Any | None = None
-) -> None:
+def verify(client: Any, otp: OTP, user: Any, device: Any | None = None) -> None:
     """Give a TestClient a verified session of the user's.
 
     Inside `with TestClient(app) as client:` it runs in the application's event loop, and so does
@@ -128,58 +121,24 @@ def verify(
 
     Args and errors are those of `averify`; the client is Starlette's or FastAPI's.
     """
-    layer = _session_layer(app or client.app)
     if client.portal is not None:
-        header = client.portal.call(_set_cookie, layer, otp, user, device)
+        session = client.portal.call(verified_session, otp, user, device)
     else:
         with start_blocking_portal(**client.async_backend) as portal:
-            header = portal.call(_set_cookie, layer, otp, user, device)
-    _keep(client, layer, header)
+            session = portal.call(verified_session, otp, user, device)
+    _keep(client, otp, session)
 
 
-def _session_layer(app: Any) -> SessionMiddleware:
-    """The SessionMiddleware of an application, or of the one that it is wrapped around."""
-    while app is not None:
-        if isinstance(app, SessionMiddleware):
-            return app
-        for layer in getattr(app, "user_middleware", ()):
-            if isinstance(layer.cls, type) and issubclass(layer.cls, SessionMiddleware):
-                made: SessionMiddleware = layer.cls(app, *layer.args, **layer.kwargs)
-                return made
-        app = getattr(app, "app", None)
-    raise ConfigurationError(
-        "The client shows no application with a SessionMiddleware: pass the one that has it as app."
-    )
-
-
-async def _set_cookie(layer: SessionMiddleware, otp: OTP, user: Any, device: Any | None) -> str:
-    """The header with which that middleware would set the cookie of a verified session."""
-    session, sent = await verified_session(otp, user, device), Headers()
-
-    async def answer(scope: Any, receive: Any, send: Any) -> None:
-        scope["session"].update(session)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-
-    async def send(message: Any) -> None:
-        nonlocal sent
-        sent = Headers(raw=message["headers"])
-
-    own: Any = copy.copy(layer)
-    own.app = answer
-    await own({"type": "http", "headers": []}, None, send)
-    return sent["set-cookie"]
-
-
-def _keep(client: Any, layer: SessionMiddleware, header: str) -> None:
+def _keep(client: Any, otp: OTP, session: dict[str, str]) -> None:
     """Let the client's jar take the cookie as it takes the application's, which then replace it."""
     answer, jar = Message(), client.cookies.jar
-    answer["Set-Cookie"] = header
-    url = str(client.base_url.join(layer.path))
+    answer["Set-Cookie"] = otp.cookie.header(client.base_url.scheme, session[otp.cookie.name])
+    url = str(client.base_url.join(otp.session_model.cookie_path))
     jar.extract_cookies(SimpleNamespace(info=lambda: answer), Request(url))  # noqa: S310
     again = Request(url)  # noqa: S310
     jar.add_cookie_header(again)
-    if f"{layer.session_cookie}=" not in (again.get_header("Cookie") or ""):
+    if f"{otp.cookie.name}=" not in (again.get_header("Cookie") or ""):
         raise ConfigurationError(
             f"The session's cookie is not sent to {client.base_url}: the client needs a base_url "
-            "of the cookie's domain, with https if it is https_only."
+            "of the cookie's domain, with https if it is Secure."
         )

@@ -10,7 +10,6 @@ from starlette.requests import HTTPConnection
 
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.sessions import Found
-from starlette_otp.web.cookie import session_token
 from starlette_otp.web.site import Site
 
 FOUND = "starlette_otp.found"
@@ -29,7 +28,7 @@ async def find_session(otp: Site, conn: HTTPConnection, user: Any | None = None)
     async def load(key: Any) -> Any | None:
         return await otp.users.load(conn, key)
 
-    return await otp.sessions.find(session_token(conn), load, user)
+    return await otp.sessions.find(otp.cookie.token(conn), load, user)
 
 
 class SessionAuthBackend(AuthenticationBackend):
@@ -68,7 +67,7 @@ class SessionAuthBackend(AuthenticationBackend):
             )
         if self.exclude and self._is_excluded(conn):
             return None
-        if session_token(conn) is None:
+        if self.otp.cookie.token(conn) is None:
             conn.scope[FOUND] = self.otp, None
             return None
         try:

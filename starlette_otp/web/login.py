@@ -10,16 +10,19 @@ from starlette.requests import Request
 
 from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
-from starlette_otp.web.cookie import keep_token, session_token
+from starlette_otp.web.base_form import CSRF_KEY
+from starlette_otp.web.forms import TICKET_KEY
 from starlette_otp.web.user import RequestUser, unwrapped
 from starlette_otp.web.verdict import Verdict, show, verdict_of
 
 
 async def log_in(request: Request, user: Any) -> None:
-    """Begin the session of an authenticated user; nothing of the former session survives.
+    """Begin the session of an authenticated user, in place of the former one.
 
-    A user who has an `otp_device` is verified by it, too (as `login` does). With `request.user`
-    itself the session goes on under a new token, verified when it was: after a new password, say.
+    What the host keeps in `request.session` stays if it is theirs, or was nobody's until now; what
+    is another user's goes. A user who has an `otp_device` is verified by it, too (as `login`
+    does). With `request.user` itself the session goes on under a new token, verified when it was:
+    after a new password, say.
 
     Args:
         request: behind OTPMiddleware.
@@ -33,7 +36,7 @@ async def log_in(request: Request, user: Any) -> None:
     device = getattr(user, "otp_device", None)
     is_same = user is verdict.user and device is verdict.device
     begun = await _begin(request, verdict, user, device, verdict.verified_at if is_same else None)
-    request.session.clear()
+    _take_over(request, verdict, user)
     verdict.user, verdict.own = user, verdict.own and is_same
     _enter(request, verdict, begun, device, ["authenticated"])
 
@@ -62,7 +65,7 @@ async def login(request: Request, device: Any) -> None:
         begun = await _begin(request, verdict, user, device)
     else:
         begun = await otp.sessions.renew(
-            unwrapped(user), device, verdict.session_id, session_token(request), _agent(request)
+            unwrapped(user), device, verdict.session_id, _token(request, verdict), _agent(request)
         )
     _enter(request, verdict, begun, device, request.auth.scopes)
 
@@ -74,9 +77,13 @@ async def log_out(request: Request) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
-    await verdict.otp.sessions.end(session_token(request), verdict.session_id)
+    token = _token(request, verdict)
+    await verdict.otp.sessions.end(token, verdict.session_id)
     request.session.clear()
     verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
+    verdict.token = None
+    if token is not None:
+        _tell(request, verdict)
     request.scope["user"] = RequestUser(UnauthenticatedUser(), None)
     request.scope["auth"] = AuthCredentials()
 
@@ -89,9 +96,34 @@ async def _begin(
         device,
         verified_at=verified_at,
         user_agent=_agent(request),
-        former_token=session_token(request),
+        former_token=_token(request, verdict),
         former_id=verdict.session_id,
     )
+
+
+def _take_over(request: Request, verdict: Verdict, user: Any) -> None:
+    """Leave the host's session to its owner: to this user, if it is theirs or was nobody's."""
+    otp, session = verdict.otp, request.session
+    key, former = (str(otp.device_model.user_key(one)) for one in (user, verdict.user))
+    owner = session.get(otp.cookie.owner_key)
+    is_known = owner is None or otp.keyring.digest_matches("owner", key, str(owner))
+    if not is_known or (verdict.user is not None and former != key):
+        session.clear()
+    # Whoever knows a page or a ticket from before shall not know one of afterwards.
+    for name in (CSRF_KEY, TICKET_KEY):
+        session.pop(name, None)
+    session[otp.cookie.owner_key] = otp.keyring.digests("owner", key)[0]
+
+
+def _token(request: Request, verdict: Verdict) -> str | None:
+    """What the client holds, or will hold after this answer."""
+    return verdict.token or verdict.otp.cookie.token(request)
+
+
+def _tell(request: Request, verdict: Verdict) -> None:
+    """Let the answer say what the client shall hold from now on."""
+    cookie = verdict.otp.cookie
+    verdict.set_cookie = cookie.header(request.scope.get("scheme", "http"), verdict.token)
 
 
 def _agent(request: Request) -> str:
@@ -101,7 +133,8 @@ def _agent(request: Request) -> str:
 def _enter(
     request: Request, verdict: Verdict, begun: Begun, device: Any | None, scopes: Sequence[str]
 ) -> None:
-    keep_token(request, begun.token)
+    verdict.token = begun.token
+    _tell(request, verdict)
     verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
     verdict.device = device
     show(request.scope, verdict, scopes)

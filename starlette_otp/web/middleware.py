@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.authentication import UnauthenticatedUser
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from starlette_otp.exceptions import ConfigurationError, is_away
 from starlette_otp.service.sessions import Found
@@ -26,7 +28,8 @@ class OTPMiddleware:
     """Attach the verified device: `request.user.otp_device`, `is_verified()`, scope "verified".
 
     It stands after SessionMiddleware and AuthenticationMiddleware. Behind SessionAuthBackend it
-    costs no SQL; behind another backend one SELECT for an authenticated user with a session.
+    costs no SQL; behind another backend one SELECT for an authenticated user with a session. Its
+    answer sets the session's cookie where a log-in, a verification or a log-out changed it.
 
     It also refuses an application, with a ConfigurationError for every request, that routes a
     function past the guard which `requires_otp` has given it.
@@ -58,6 +61,8 @@ class OTPMiddleware:
             self._routes = routes
         verdict = scope[VERDICT] = Verdict(self.otp, scope.get("root_path", ""))
         verdict.routes = self._routes
+        # Nothing that the scope leads to holds it: with a circle every request were garbage.
+        send = partial(_send, verdict, send)
         user = unwrapped(scope["user"])
         owner, known = scope.pop(FOUND, _NOTHING)
         if known is None and owner is self.otp and type(user) is UnauthenticatedUser:
@@ -88,3 +93,11 @@ class OTPMiddleware:
             verdict.away = True
             return None
         return found or Found(user, None, None, None)
+
+
+def _send(verdict: Verdict, send: Send, message: Message) -> Awaitable[None]:
+    """Send a message of the answer, which takes the session's cookie along if it changed."""
+    if verdict.set_cookie is not None and message["type"] == "http.response.start":
+        message.setdefault("headers", [])
+        MutableHeaders(scope=message).append("set-cookie", verdict.set_cookie)
+    return send(message)

@@ -14,6 +14,7 @@ from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import Users
 from starlette_otp.service.verification import Verification
+from starlette_otp.web.cookie import SessionCookie
 
 
 class Site(Protocol):
@@ -24,6 +25,7 @@ class Site(Protocol):
     login_redirect_url: str
     allowed_origins: Sequence[str]
     templates: Jinja2Templates
+    cookie: SessionCookie
     keyring: Keyring
     transactions: Transactions
     users: Users

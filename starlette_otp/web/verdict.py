@@ -24,7 +24,8 @@ class Verdict:
     """Who this request is, kept in the ASGI scope, where guards, forms and `login` look.
 
     `user` is None for anonymous. `away` says that the database could not be asked. `routes` are
-    those of the application below `root_path`, where they can be seen.
+    those of the application below `root_path`, where they can be seen. `token` is the session's new
+    one, if it got one in this request; `set_cookie` tells the client.
     """
 
     otp: Site
@@ -36,6 +37,8 @@ class Verdict:
     own: bool = False
     away: bool = False
     routes: Sequence[Any] = ()
+    token: str | None = None
+    set_cookie: str | None = None
 
 
 def verdict_of(conn: HTTPConnection) -> Verdict:
