@@ -72,6 +72,8 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     kind: Mapped[str] = mapped_column(String(32))
     name: Mapped[str] = mapped_column(String(64), default="", server_default="")
     confirmed: Mapped[bool] = mapped_column(default=True, server_default="true")
+    accepted_digest: Mapped[str | None] = mapped_column(String(64))
+    """Of the token that was accepted last and of the browser session that sent it."""
 
     @validates("name")
     def _validate_name(self, key: str, value: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,7 +17,7 @@ from starlette_otp.devices.base import locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.service.attempts import Attempt, ask_all, ask_one
+from starlette_otp.service.attempts import Attempt, ask_all, ask_one, is_repeated
 from starlette_otp.service.rows import Statement, Unit, overrides_ours
 from starlette_otp.service.transactions import Transactions
 
@@ -46,6 +47,7 @@ class Verification:
         *,
         confirming: bool = False,
         or_any: bool = False,
+        browser: str | None = None,
     ) -> Attempt:
         """One attempt to verify, with one device or with all, and why none was asked.
 
@@ -55,17 +57,30 @@ class Verification:
             device_id: the persistent id of the one device to ask; None asks all of them.
             confirming: the device may be unconfirmed, and is confirmed if it accepts.
             or_any: an id of no device of the user's is as good as none: all are asked.
+            browser: what the browser session that sent it is known by, if it is: of two equal
+                clicks the second is known again.
 
         Raises:
             TypeError: the token is no str.
         """
         _check_texts(token)
         attempt, owner = None, self._device_model.user_key(user)
+        marks = self._marks(browser, token)
         if device_id is not None:
-            attempt = await self._ask(owner, device_id, token, confirming=confirming)
+            attempt = await self._ask(owner, device_id, token, confirming=confirming, marks=marks)
         if device_id is None or (attempt is None and or_any):
-            attempt = await self._ask_any(user, token)
+            attempt = await self._ask_any(user, token, marks)
         return await self._tell(user, owner, attempt or Attempt())
+
+    def is_repeated(self, device: Any, token: str, browser: str | None) -> bool:
+        """Whether the device, as it was loaded, accepted this token from this browser just now."""
+        return is_repeated(device, self._marks(browser, token))
+
+    def _marks(self, browser: str | None, token: str) -> Sequence[str]:
+        if browser is None:
+            return ()
+        marks: Sequence[str] = self._device_model.keyring().digests("click", f"{browser}\0{token}")
+        return marks
 
     async def resynchronize(
         self, user: object, device_id: str, first_token: str, second_token: str
@@ -78,16 +93,21 @@ class Verification:
             attempt = await self._ask(owner, device_id, first_token, second_token)
         return (await self._tell(user, owner, attempt or Attempt())).device
 
-    async def _ask_any(self, user: object, token: str) -> Attempt:
+    async def _ask_any(self, user: object, token: str, marks: Sequence[str]) -> Attempt:
         query = locked(self._device_model.devices_for_user(user, confirmed=True))
 
         async def work(session: AsyncSession) -> Attempt:
-            return await ask_all(session, list(await session.scalars(query)), token)
+            return await ask_all(session, list(await session.scalars(query)), token, marks)
 
         return await self._transactions.write(work)
 
     async def _ask(
-        self, owner: Any, device_id: str, *tokens: str, confirming: bool = False
+        self,
+        owner: Any,
+        device_id: str,
+        *tokens: str,
+        confirming: bool = False,
+        marks: Sequence[str] = (),
     ) -> Attempt | None:
         """Put tokens to one device; None if the user has no such device."""
         kind, number = parse_persistent_id(device_id)
@@ -99,7 +119,7 @@ class Verification:
             device = await unit.load(self._lock, id=number, kind=kind, owner=owner)
             if device is None or not (device.confirmed or confirming):
                 return None
-            attempt = await ask_one(device, *tokens, confirming=confirming)
+            attempt = await ask_one(device, *tokens, confirming=confirming, marks=marks)
             await unit.save(device)
             return attempt
 
@@ -137,6 +157,9 @@ class Verification:
     async def _tell(self, user: object, key: Any, attempt: Attempt) -> Attempt:
         """Log an attempt with its factor (OWASP ASVS 16.3.1), and send the signals."""
         device = attempt.device or attempt.chosen
+        if attempt.is_repeated:
+            logger.info("A token of user %s came twice by one click.", key)
+            return attempt
         sent: dict[str, Any] = {"user": user, "device": device}
         if attempt.device is None:
             logger.warning("A token of user %s was refused (%s).", key, device or "any device")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from itsdangerous import BadData, URLSafeTimedSerializer
 from starlette.requests import Request
 from starlette_wtf import StarletteForm
 from starlette_wtf.util import generate_csrf, validate_csrf
@@ -100,6 +101,15 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
         else:
             field.errors = [*field.errors, message]
         self.error_codes.append(code)
+
+    @property
+    def browser(self) -> str | None:
+        """What the browser session of the form's page is known by, also after a log-in."""
+        serializer = URLSafeTimedSerializer(self.otp.keyring.csrf, salt="wtf-csrf-token")
+        try:
+            return str(serializer.loads(self.csrf_token.data or "", max_age=_CSRF_MAX_AGE))
+        except BadData:
+            return None
 
     @property
     def otp(self) -> Site:

@@ -74,7 +74,13 @@ class OTPAuthenticationFormMixin:
     """The fields and checks of the second factor, for a form whose first factor is any.
 
     Such a form extends BaseForm and, once it knows the user, answers with `clean_otp(user)`.
+
+    Attributes:
+        is_repeated: nothing is wrong, this is the second of two clicks: the first one's answer
+            verifies the session, and the view sends the user on.
     """
+
+    is_repeated = False
 
     otp_error_messages: ClassVar[Mapping[str, str]] = {
         "token_required": "Please enter your token.",
@@ -139,7 +145,8 @@ class OTPAuthenticationFormMixin:
         if device is not None:
             self._user = attach(user, device)
             return True
-        await self._offer(user, chosen)
+        if not self.is_repeated:
+            await self._offer(user, chosen)
         return False
 
     async def _offer(self: Any, user: object, chosen: str | None) -> None:
@@ -151,8 +158,12 @@ class OTPAuthenticationFormMixin:
 
     async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
         token = self.otp_token.data
-        attempt = await self.otp.verification.attempt(user, token, chosen, or_any=True)
-        refusal = attempt.refusal
+        attempt = await self.otp.verification.attempt(
+            user, token, chosen, or_any=True, browser=self.browser
+        )
+        refusal, self.is_repeated = attempt.refusal, attempt.is_repeated
+        if self.is_repeated:
+            return None
         if attempt.device is None and refusal is None:
             self.add_error("invalid_token", self.otp_token)
         elif refusal is not None and refusal.get("reason") == VerifyNotAllowed.N_FAILED_ATTEMPTS:
@@ -232,6 +243,8 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
         if await self.clean_otp(user):
             self._request.session.pop(TICKET_KEY, None)
             return True
+        if self.is_repeated:
+            return False
         self.password_accepted = True
         if self.password.data and self.otp.users.can_be_loaded:
             await self._issue_ticket(user)

@@ -69,8 +69,10 @@ class LoginView(OTPEndpoint):
         return self.render(request, await self.make_form(request))
 
     async def post(self, request: Request) -> Response:
-        """303 after success, else the form again."""
+        """303 after success, else the form again; 303 for the second of two clicks, too."""
         form: Any = await self.make_form(request)
+        if self.is_late(request, form):
+            return RedirectResponse(await self.next_url(request), 303, HEADERS)
         if await form.validate_on_submit():
             try:
                 return await self.success(request, form)
@@ -78,7 +80,16 @@ class LoginView(OTPEndpoint):
                 # The device or the user went between the check and the session.
                 token = getattr(form, "otp_token", None)
                 form.add_error("invalid_login" if token is None else "invalid_token", token)
+        elif getattr(form, "is_repeated", False):
+            return RedirectResponse(await self.next_url(request), 303, HEADERS)
         return self.render(request, form)
+
+    def is_late(self, request: Request, form: Any) -> bool:
+        """Whether this is the second of two clicks, of which the first has verified the session."""
+        verdict, token = verdict_of(request), getattr(form, "otp_token", None)
+        if verdict.device is None or token is None or not token.data:
+            return False
+        return verdict.otp.verification.is_repeated(verdict.device, token.data, form.browser)
 
     async def make_form(self, request: Request) -> BaseForm:
         """The form for who asks."""
