@@ -69,7 +69,7 @@ async def test_then_authenticated_the_token(app: Any, sessions: Sessions, alice:
         assert (answer.status_code, answer.headers["location"]) == (303, "/")
         assert (await browser.state())["device"] == device.persistent_id
         async with Browser(app, cookies={"otp_session": first}) as thief:
-            assert not (await thief.state())["authenticated"]
+            assert not (await thief.state())["verified"]
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,9 @@ class OTPSessionMixin:
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
     user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
     password_fingerprint: Mapped[str] = mapped_column(String(64))
+    former_digest: Mapped[str | None] = mapped_column(String(64), index=True)
+    """Of the token before the last verification: until `former_until` it is worth authenticated."""
+    former_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -6,7 +6,7 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache, cached_property
 from typing import Any, TypeVar
 
@@ -47,7 +47,11 @@ _RENEWED = (
     "expires_at",
     "user_agent",
     "password_fingerprint",
+    "former_digest",
+    "former_until",
 )
+_FORMER_AGE = timedelta(seconds=30)
+"""How long a token still tells who it is after a verification gave its session another one."""
 _GONE = "The device or its user has gone meanwhile."
 
 
@@ -99,6 +103,9 @@ class Sessions:
     ) -> Found | None:
         """What the row of a session says, in one SELECT; None without such a row.
 
+        The answer to a verification may be lost on its way: for 30 seconds the token from before
+        it still says who it is, unverified (a second SELECT, where the first found nothing).
+
         Args:
             token: what the client holds; one of the wrong shape costs no SQL.
             load_user: gives the user of a key, for users who live elsewhere.
@@ -114,13 +121,21 @@ class Sessions:
         if user is not None:
             values["owner"] = devices.user_key(user)
 
-        async def work(unit: Unit) -> Sequence[Sequence[Any]]:
-            return await unit.all(self._find(is_own, user is not None), **values)
+        async def find(is_former: bool) -> Sequence[Sequence[Any]]:
+            query = self._find(is_own, user is not None, is_former)
 
-        rows = await self._transactions.run("AUTOCOMMIT", models, work)
+            async def work(unit: Unit) -> Sequence[Sequence[Any]]:
+                return await unit.all(query, **values)
+
+            return await self._transactions.run("AUTOCOMMIT", models, work)
+
+        rows = await find(False)
+        is_former = not rows
+        rows = rows or await find(True)
         if not rows:
             return None
         session_id, user_key, verified_at, fingerprint, device = rows[0][:5]
+        device = None if is_former else device
         if is_own:
             user = rows[0][5]
         elif user is None:
@@ -132,12 +147,13 @@ class Sessions:
         return Found(user, device, verified_at if device else None, session_id, is_own)
 
     @cache  # noqa: B019  # a handful of statements, as long as the OTP
-    def _find(self, with_user: bool, of_user: bool) -> Statement:
+    def _find(self, with_user: bool, of_user: bool, is_former: bool) -> Statement:
         """The SELECT of a session, its device, and their user where they are in the database."""
         devices, users = self._device_model, self._device_model.__user_model__
         row, device = table_of(self.model).c, table_of(devices).c
         its_device = [device.id == row.device_id, device.user_id == row.user_id, device.confirmed]
-        mine = [self._is_held(row.token_digest), row.expires_at > bindparam("now")]
+        mine = [self._is_former(row) if is_former else self._is_held(row.token_digest)]
+        mine += [row.expires_at > bindparam("now")]
         mine += [row.user_id == bindparam("owner")] if of_user else []
 
         def make(*what: Any, known: Sequence[Any] = ()) -> Select[Any]:
@@ -223,9 +239,11 @@ class Sessions:
         token, row = self._new_row(user, device, None, user_agent)
         row["password_fingerprint"] = await self._fingerprint(user)
         row["device_id"] = self._id_of(device)
-        values = {f"new_{name}": row[name] for name in _RENEWED}
         # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
-        former = self._digests(former_token)
+        former, now = self._digests(former_token), clock.now()
+        row["former_digest"] = former[0] if former else None
+        row["former_until"] = now + _FORMER_AGE
+        values = {"now": now, **{f"new_{name}": row[name] for name in _RENEWED}}
 
         async def work(unit: Unit) -> int | None:
             mine = {"session": session_id, "owner": row["user_id"]}
@@ -243,7 +261,8 @@ class Sessions:
     def _renew(self) -> Statement:
         """The UPDATE of a session; that its device may verify its user is a part of it."""
         table, device = table_of(self.model), table_of(self._device_model).c
-        mine = table.c.id == bindparam("session"), self._is_held(table.c.token_digest)
+        held = or_(self._is_held(table.c.token_digest), self._is_former(table.c))
+        mine = table.c.id == bindparam("session"), held
         its_device = device.id == bindparam("new_device_id"), device.confirmed
         owner: Any = bindparam("owner")
         values: Any = {table.c[name]: bindparam(f"new_{name}") for name in _RENEWED}
@@ -304,6 +323,10 @@ class Sessions:
         names = [f"digest_{number}" for number in range(self._keyring.number)]
         found: ColumnElement[bool] = column.in_([bindparam(name) for name in names])
         return found
+
+    def _is_former(self, row: Any) -> ColumnElement[bool]:
+        """Whether a row had one of the digests until its last verification, moments ago."""
+        return and_(self._is_held(row.former_digest), row.former_until > bindparam("now"))
 
     def _named(self, digests: Sequence[str]) -> dict[str, str]:
         """Those parameters; a token of no digest is nobody's."""
