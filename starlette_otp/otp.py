@@ -49,8 +49,9 @@ class OTP(Generic[D]):
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
 
     Raises:
-        ConfigurationError: a short key, a class that is missing or there twice, or a cookie that
-            browsers would not take.
+        ConfigurationError: a short key, a class that is missing or there twice, an engine for a
+            sessionmaker, a kind or a user for the device model, or a cookie that browsers would
+            not take.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class OTP(Generic[D]):
     ) -> None:
         check_declared(device_model)
         warn_of_missing(device_model)
+        self.transactions = Transactions(sessionmaker, device_model)
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
@@ -75,7 +77,6 @@ class OTP(Generic[D]):
         self.keyring = device_model.__keyring__ = Keyring(secret_key)
         self.templates = jinja_templates(templates)
         device_model.__environment__ = self.templates.env
-        self.transactions = Transactions(sessionmaker, device_model)
         self.users = Users(self.transactions, device_model, authenticate, load_user)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
         self.verification = Verification(self.transactions, device_model, sender=self)
@@ -172,6 +173,9 @@ class OTP(Generic[D]):
 
         Returns:
             The device, or None.
+
+        Raises:
+            TypeError: the id is the device itself, or anything else that is no str.
         """
         # A missing id names no device; None would ask all of them.
         return (await self.attempt(user, token, device_id or "")).device
@@ -270,6 +274,9 @@ class OTP(Generic[D]):
 
         Args:
             device_or_user: sessions of a device become unverified, those of a user are gone.
+
+        Raises:
+            TypeError: it is the id of one, or a class.
         """
         await self.sessions.revoke(device_or_user)
 

@@ -325,6 +325,20 @@ def parse_persistent_id(persistent_id: object) -> tuple[str, int]:
     return (found[1], int(found[2])) if found else ("", 0)
 
 
+def check_device_id(device_id: object) -> None:
+    """Refuse what can be no persistent id because it is something else, as the device itself.
+
+    None is what a form without the field gives, and names no device.
+
+    Raises:
+        TypeError: it is neither a str nor None.
+    """
+    if device_id is not None and not isinstance(device_id, str):
+        raise TypeError(
+            f"A device is named by its persistent_id, a str, not by {type(device_id).__name__}."
+        )
+
+
 def locked(query: Select[_Row]) -> Select[_Row]:
     """`query`, locking its rows; an instance the session already had is read anew, too.
 

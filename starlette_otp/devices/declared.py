@@ -15,16 +15,29 @@ from starlette_otp.exceptions import ConfigurationError
 logger = logging.getLogger("starlette_otp")
 
 
-def check_declared(device_model: type[Any]) -> None:
+def check_declared(device_model: Any) -> None:
     """Refuse a device model that can't work.
 
     Raises:
         ConfigurationError: a class that is missing, two of one kind, a kind that can't be one, a
             composite user key; in one sentence.
     """
-    name = device_model.__name__
-    if not issubclass(device_model, DeviceMixin):
-        raise ConfigurationError(f"{name} does not mix in DeviceMixin.")
+    name = getattr(device_model, "__name__", type(device_model).__name__)
+    if not isinstance(device_model, type) or not issubclass(device_model, DeviceMixin):
+        raise ConfigurationError(
+            f"OTP takes the class of the devices, and {name} does not mix in DeviceMixin."
+        )
+    mapper = inspect(device_model, raiseerr=False)
+    if mapper is None:
+        raise ConfigurationError(
+            f"OTP takes the class of the devices, and {name} has no table: "
+            "put DeviceMixin on a DeclarativeBase of yours."
+        )
+    if mapper.inherits is not None:
+        raise ConfigurationError(
+            f"{name} is one kind of device, and OTP takes the class of all kinds: "
+            f"OTP(..., {mapper.base_mapper.class_.__name__})."
+        )
     _check_kinds(device_model)
     if device_model.__user_model__ is not None:
         user_key_column(device_model.__user_model__)

@@ -9,7 +9,12 @@ from sqlalchemy import ColumnElement, Select, false, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
-from starlette_otp.devices.base import locked, parse_persistent_id, require_read_committed
+from starlette_otp.devices.base import (
+    check_device_id,
+    locked,
+    parse_persistent_id,
+    require_read_committed,
+)
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, TransactionRequired
 from starlette_otp.service.transactions import Transactions
@@ -171,6 +176,7 @@ def one_of(
     device_model: type[Any], user: object, device_id: str, confirmed: bool | None = True
 ) -> Select[Any]:
     """A SELECT of the device of that id, if it is the user's; of none for any other id."""
+    check_device_id(device_id)
     query: Select[Any] = device_model.devices_for_user(user, confirmed)
     kind, number = parse_persistent_id(device_id)
     return query.where(device_model.id == number, device_model.kind == kind)

@@ -288,6 +288,9 @@ class Sessions:
             mine = model.device_id == device_or_user.id
             statement = update(model).where(mine).values(device_id=None, verified_at=None)
         else:
+            if isinstance(device_or_user, str | int | type):
+                name = type(device_or_user).__name__
+                raise TypeError(f"revoke_sessions takes a device or a user, not {name}.")
             key = self._device_model.user_key(device_or_user)
             if key is None:
                 return

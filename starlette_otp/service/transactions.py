@@ -15,6 +15,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from starlette_otp.exceptions import (
     READ_ONLY,
+    ConfigurationError,
     DatabaseUnavailable,
     is_away,
     is_worth_another_try,
@@ -49,6 +50,11 @@ class Transactions:
     """
 
     def __init__(self, sessionmaker: async_sessionmaker[AsyncSession], model: type[Any]) -> None:
+        if not isinstance(sessionmaker, async_sessionmaker):
+            raise ConfigurationError(
+                f"OTP takes an async_sessionmaker, not {type(sessionmaker).__name__}: "
+                "OTP(async_sessionmaker(engine), ...)."
+            )
         self.sessionmaker = sessionmaker
         self._mapper = inspect(model)
         self._plain: Plain | None = None

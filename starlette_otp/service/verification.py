@@ -13,7 +13,7 @@ from sqlalchemy import Select, bindparam, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
-from starlette_otp.devices.base import locked, parse_persistent_id
+from starlette_otp.devices.base import check_device_id, locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.static import StaticDeviceMixin
@@ -61,9 +61,10 @@ class Verification:
                 clicks the second is known again.
 
         Raises:
-            TypeError: the token is no str.
+            TypeError: the token or the id is no str.
         """
         _check_texts(token)
+        check_device_id(device_id)
         attempt, owner = None, self._device_model.user_key(user)
         marks = self._marks(browser, token)
         if device_id is not None:
@@ -87,6 +88,7 @@ class Verification:
     ) -> Any | None:
         """`OTP.resynchronize`."""
         _check_texts(first_token, second_token)
+        check_device_id(device_id)
         attempt, owner = None, self._device_model.user_key(user)
         model = self._device_model.kind_named(parse_persistent_id(device_id)[0])
         if model is not None and issubclass(model, HOTPDeviceMixin):
