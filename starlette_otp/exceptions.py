@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import traceback
+from importlib.metadata import PackageNotFoundError, distribution
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -90,6 +94,22 @@ def described(exc: BaseException) -> str:
     places = [f"{f.f_code.co_filename}:{line}" for f, line in traceback.walk_tb(exc.__traceback__)]
     place = f" at {places[-1]}" if places else ""
     return f"{type(exc).__qualname__}{place}" + (f": {exc}" if isinstance(exc, OTPError) else "")
+
+
+def install_hint(extra: str) -> str:
+    """The command that adds an extra to this installation: to that of a clone where it is one.
+
+    A name alone would be looked for in an index, which may have another package of that name or
+    none. Where a package came from is in its `direct_url.json` (PEP 610).
+    """
+    try:
+        origin = json.loads(distribution("starlette-otp").read_text("direct_url.json") or "{}")
+    except PackageNotFoundError:
+        origin = {}
+    url = str(origin.get("url", ""))
+    source = url2pathname(urlsplit(url).path) if url.startswith("file:") else "starlette-otp"
+    editable = "-e " if origin.get("dir_info", {}).get("editable") else ""
+    return f"pip install {editable}'{source}[{extra}]'"
 
 
 def sqlstate_of(exc: BaseException) -> str:

@@ -8,7 +8,7 @@ from email.message import EmailMessage
 from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.exceptions import ConfigurationError, install_hint
 
 _PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 
@@ -49,7 +49,7 @@ class SMTPMailer:
             import aiosmtplib
         except ImportError:
             raise ConfigurationError(
-                "SMTPMailer needs aiosmtplib: pip install 'starlette-otp[email]'"
+                f"SMTPMailer needs aiosmtplib: {install_hint('email')}"
             ) from None
         # An error tracker sends locals, and scrubs those whose names it knows.
         secret_url, url = url, ""

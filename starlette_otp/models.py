@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 
-from sqlalchemy import BigInteger, Identity, MetaData
+from sqlalchemy import BigInteger, Identity, MetaData, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from starlette_otp.devices.base import DeviceMixin
@@ -17,6 +17,7 @@ from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.devices.users import UserMixin
 from starlette_otp.exceptions import ConfigurationError
 
+_EXAMPLE = "it is as postgresql://user:password@host:5432/name"
 VERSION_TABLE = "otp_alembic_version"
 """Where Alembic keeps the state of these tables, apart from the host's own."""
 
@@ -79,16 +80,26 @@ class OTPSession(OTPSessionMixin, Base):
 def database_url(url: str | None = None) -> str:
     """The URL of the database for asyncpg: `url`, or DATABASE_URL from the environment.
 
+    Any driver that it names gives way to asyncpg, and libpq's `sslmode` is asyncpg's `ssl`.
+
     Raises:
         ConfigurationError: there is none, or it is no PostgreSQL's.
     """
     url = url or os.environ.get("DATABASE_URL", "")
     if not url:
         raise ConfigurationError("Set DATABASE_URL to the PostgreSQL database, postgresql://...")
-    url = re.sub(r"^postgres(ql)?://", "postgresql+asyncpg://", url)
-    if not url.startswith("postgresql+asyncpg://"):
+    try:
+        made = make_url(url)
+    except (ArgumentError, ValueError):
+        # Not what they say: it may hold the password.
+        raise ConfigurationError(f"The database's URL can't be read; {_EXAMPLE}.") from None
+    if made.drivername.partition("+")[0] not in ("postgres", "postgresql"):
         raise ConfigurationError("The database has to be a PostgreSQL, postgresql://...")
-    return url
+    if not 0 < (made.port or 5432) < 65536:
+        raise ConfigurationError(f"The database's port is 1 to 65535, and not {made.port}.")
+    query = {"ssl" if name == "sslmode" else name: value for name, value in made.query.items()}
+    made = made.set(drivername="postgresql+asyncpg", query=query)
+    return made.render_as_string(hide_password=False)
 
 
 def include_name(name: str | None, type_: str, parent_names: object) -> bool:

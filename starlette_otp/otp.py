@@ -75,7 +75,7 @@ class OTP(Generic[D]):
         self.login_redirect_url = login_redirect_url
         self.allowed_origins = allowed_origins
         self.keyring = device_model.__keyring__ = Keyring(secret_key)
-        self.templates = jinja_templates(templates)
+        self.templates = jinja_templates(templates, login_url)
         device_model.__environment__ = self.templates.env
         self.users = Users(self.transactions, device_model, authenticate, load_user)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)

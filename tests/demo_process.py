@@ -34,6 +34,14 @@ class Demo:
     def static_tokens(self) -> list[str]:
         return re.findall(r"^  (\w{4}(?:-\w{4}){3})$", self.printed, re.MULTILINE)
 
+    def read_to(self, words: str) -> None:
+        """Read on what the terminal shows, to the end of the line with these words."""
+        assert self.process.stdout is not None
+        while words not in self.printed:
+            line = self.process.stdout.readline()
+            assert line, self.printed
+            self.printed += line
+
     def token(self, now: float) -> str:
         """What the authenticator app shows, which scanned the printed URL."""
         found = re.search(r"otpauth://totp/\S*secret=([A-Z2-7]+)", self.printed)

@@ -1,6 +1,9 @@
 """The command line."""
 
 import asyncio
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from sqlalchemy import func, make_url, select
 from starlette_otp import OTP, clock
 from starlette_otp.cli import main
 from starlette_otp.models import OTPSession, StaticDevice, StaticToken, User
-from tests.support import SECRET_KEY, Sessions, add, make_static
+from tests.support import OTHER_KEY, PASSWORD, SECRET_KEY, Sessions, add, make_static, make_totp
 
 HOST = """
 import os
@@ -26,9 +29,9 @@ something = 1
 """
 
 
-async def run(*arguments: str, **env: str | None) -> Result:
+async def run(*arguments: str, typed: str | None = None, **env: str | None) -> Result:
     """Run a command as the shell does, beside this test's event loop."""
-    return await asyncio.to_thread(CliRunner().invoke, main, list(arguments), env=env)
+    return await asyncio.to_thread(CliRunner().invoke, main, list(arguments), input=typed, env=env)
 
 
 async def count(sessions: Sessions, model: type) -> int:
@@ -116,7 +119,17 @@ async def test_app_names_the_hosts_own_objects(
     result = await run("addstatictoken", "alice", "--app", "host_of_cli_test:otp", **env)
     assert result.exit_code == 0, result.output
     assert await otp.match_token(alice, result.output.strip())
-    for path in ("no_such_module:otp", "host_of_cli_test:nothing", "host_of_cli_test:something"):
+    for number, line in enumerate(("1 / 0", "raise SystemExit('two\\nlines')", "def (")):
+        (tmp_path / f"broken_{number}_of_cli_test.py").write_text(line)
+    for path in (
+        "no_such_module:otp",
+        "host_of_cli_test:nothing",
+        "host_of_cli_test:something",
+        "broken_0_of_cli_test:otp",
+        "broken_1_of_cli_test:otp",
+        "broken_2_of_cli_test:otp",
+        ":otp",
+    ):
         result = await run("clearsessions", "--app", path, **env)
         assert result.exit_code == 1
         assert result.output.startswith(f"Error: --app {path}")
@@ -139,6 +152,47 @@ async def test_missing_settings_are_one_sentence(database_url: str) -> None:
         assert (result.exit_code, "can't be reached" in result.output) == (1, True), result.output
 
 
+async def test_no_setting_is_a_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A port that is none, in DATABASE_URL or in the host's own engine, is one sentence."""
+    url = "postgresql+asyncpg://u@localhost:99999/d"
+    (tmp_path / "host_of_cli_port_test.py").write_text(HOST)
+    monkeypatch.chdir(tmp_path)
+    for given in (["migrate"], ["clearsessions"], ["rotate-keys"]):
+        result = await run(*given, DATABASE_URL=url, SECRET_KEY=SECRET_KEY)
+        assert (result.exit_code, "99999" in result.output) == (1, True), result.output
+    given = ["clearsessions", "--app", "host_of_cli_port_test:otp"]
+    result = await run(*given, HOST_DATABASE=url, HOST_KEY=SECRET_KEY)
+    assert (result.exit_code, result.output.count("\n")) == (1, 1), result.output
+    assert result.output.startswith("Error: ")
+
+
+async def test_a_wrong_key_is_one_line(
+    otp: OTP, sessions: Sessions, alice: User, database_url: str
+) -> None:
+    """Under a wrong key a thousand devices are one line: how many, and some by name."""
+    for _ in range(7):
+        await make_totp(sessions, alice)
+    shown = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "starlette_otp", "rotate-keys"],
+        env={**os.environ, "DATABASE_URL": database_url, "SECRET_KEY": OTHER_KEY},
+        capture_output=True,
+        text=True,
+    )
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr == (
+        "Error: 7 of the secrets decrypt under no key of these: "
+        "totp/1, totp/2, totp/3, totp/4, totp/5 and 2 more.\n"
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["migrate"], ["demo"]])
+async def test_h_is_help(command: list[str]) -> None:
+    """`-h` is understood by every command."""
+    result = await run(*command, "-h")
+    assert (result.exit_code, result.output.startswith("Usage:")) == (0, True)
+
+
 async def test_missing_tables_are_one_sentence(empty_url: str) -> None:
     """In a database without the tables the error names the command that builds them, or the
     option; a database that does not exist is named."""
@@ -149,3 +203,39 @@ async def test_missing_tables_are_one_sentence(empty_url: str) -> None:
     nowhere = make_url(empty_url).set(database="nowhere").render_as_string(hide_password=False)
     result = await run("migrate", DATABASE_URL=nowhere)
     assert (result.exit_code, 'database "nowhere" does not exist' in result.output) == (1, True)
+
+
+async def test_adduser_makes_a_user_who_can_sign_in(
+    otp: OTP, sessions: Sessions, database_url: str
+) -> None:
+    """The password is asked for, twice; with --staff the user is staff, without it not."""
+    env = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET_KEY}
+    for name, options in (("alice", ["--staff"]), ("bob", [])):
+        typed = f"{PASSWORD}\n{PASSWORD}\n"
+        result = await run("adduser", name, *options, typed=typed, **env)
+        assert result.exit_code == 0, result.output
+        assert PASSWORD not in result.output
+        user = await otp.find_user(name)
+        assert (user.is_staff, user.is_active) == (bool(options), True)
+        assert user.check_password(PASSWORD)
+
+
+@pytest.mark.parametrize(
+    ("username", "typed", "said"),
+    [
+        ("alice", f"{PASSWORD}\n{PASSWORD}\n", "There is a user named 'alice' already."),
+        ("", f"{PASSWORD}\n{PASSWORD}\n", "A username is 1 to 254 characters"),
+        ("b\0b", f"{PASSWORD}\n{PASSWORD}\n", "A username is 1 to 254 characters"),
+        ("bob", "x" * 1025 + "\n" + "x" * 1025 + "\n", "1024 characters"),
+        ("bob", f"{PASSWORD}\nanother\n", "Aborted!"),
+        ("bob", "", "Aborted!"),
+    ],
+)
+async def test_adduser_refuses_in_a_sentence(
+    alice: User, sessions: Sessions, database_url: str, username: str, typed: str, said: str
+) -> None:
+    """A name that is taken or none, a password that is none or not typed alike: nobody is made."""
+    env = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET_KEY}
+    result = await run("adduser", username, typed=typed, **env)
+    assert (result.exit_code, said in result.output) == (1, True), result.output
+    assert await count(sessions, User) == 1

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from starlette_otp.cli.migrations import upgrade
@@ -89,10 +90,12 @@ def test_it_takes_over_what_a_killed_demo_left(folder: Path) -> None:
 def test_database_url_takes_another_server(folder: Path, empty_url: str) -> None:
     """With DATABASE_URL no PostgreSQL is started, and --reset makes the user anew there."""
     env = {"DATABASE_URL": empty_url.replace("+asyncpg", "")}
-    with demo(folder / "data", env=env) as running, client(running) as browser:
+    with demo(folder / "data", "--yes", env=env) as running, client(running) as browser:
+        database = make_url(empty_url).database
+        assert f"Using DATABASE_URL: the database {database} at " in running.printed
         assert sign_in(browser, running, running.static_tokens[0]).status_code == 303
         assert not (folder / "data" / "postgres").exists()
-    with demo(folder / "data", "--reset", env=env) as again, client(again) as browser:
+    with demo(folder / "data", "--yes", "--reset", env=env) as again, client(again) as browser:
         assert sign_in(browser, again, again.static_tokens[0]).status_code == 303
         assert sign_in(browser, again, running.static_tokens[1]).status_code == 200
 
@@ -114,12 +117,50 @@ async def test_it_leaves_somebody_elses_user_alone(folder: Path, empty_engine: A
     sessions = async_sessionmaker(empty_engine, expire_on_commit=False)
     alice = await make_user(sessions, "alice")
     env = {"DATABASE_URL": url}
-    for options in ([], ["--reset"]):
+    for options in (["--yes"], ["--yes", "--reset"]):
         data = ["--data", str(folder / "data"), "--port", str(free_port())]
         said = await asyncio.to_thread(fails, *data, *options, env=env)
         assert "a user alice that this demo did not make" in said
     stored = await reload(sessions, alice)
     assert (stored.password_hash, stored.is_staff) == (alice.password_hash, False)
+
+
+async def test_it_asks_before_it_takes_a_database(folder: Path, empty_engine: AsyncEngine) -> None:
+    """Without a yes nothing is built in the database that DATABASE_URL names, and nobody made."""
+    env = {**os.environ, "DATABASE_URL": empty_engine.url.render_as_string(hide_password=False)}
+    for answer in ("n\n", "\n", ""):
+        command = [*COMMAND, "--data", str(folder / "data"), "--port", str(free_port())]
+        given = {"input": answer, "env": env, "capture_output": True, "text": True}
+        shown = await asyncio.to_thread(subprocess.run, command, **given)
+        assert shown.returncode == 1
+        assert f"the database {empty_engine.url.database} at " in shown.stdout
+        assert "a staff user alice" in shown.stdout
+    async with empty_engine.connect() as connection:
+        assert await connection.scalar(text("SELECT to_regclass('otp_user')")) is None
+
+
+def test_all_three_states_can_be_seen(folder: Path) -> None:
+    """Step by step one is anonymous, authenticated by the password, and verified by the token
+    of a mail that is printed in the terminal; the cookie is the demo's own."""
+    with demo(folder / "data") as running, client(running) as browser:
+        home = browser.get("/").text
+        assert ("<strong>anonymous</strong>" in home, 'href="/steps/login"' in home) == (True, True)
+        page = browser.get("/steps/login?next=/")
+        fields = {"username": running.word("username"), "password": running.word("password")}
+        sent = browser.post(page.url, data={"csrf_token": csrf_of(page), **fields})
+        assert "<strong>authenticated</strong>" in browser.get("/").text
+        page = browser.get(sent.headers["location"])
+        (device,) = re.findall(r'value="(email/\d+)"', page.text)
+        asked = {"csrf_token": csrf_of(page), "otp_device": device, "otp_challenge": "1"}
+        page = browser.post(page.url, data=asked)
+        assert "A token was sent by email." in page.text
+        running.read_to("Your token is")
+        assert "A mail to alice@demo.example" in running.printed
+        data = {"otp_device": device, "otp_token": running.printed.split()[-1]}
+        answer = browser.post(page.url, data={"csrf_token": csrf_of(page), **data})
+        assert answer.headers["location"] == "/"
+        assert "<strong>verified</strong>" in browser.get("/").text
+        assert set(browser.cookies) == {"demo_session"}
 
 
 def test_an_interrupted_first_start_is_forgotten(folder: Path) -> None:

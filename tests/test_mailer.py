@@ -11,6 +11,7 @@ import aiosmtplib
 import pytest
 
 from starlette_otp import ConfigurationError, SMTPMailer
+from starlette_otp.exceptions import install_hint
 from tests.smtp import PASSWORD, silent_server, smtp_server, tls_contexts
 
 SENDER = "no-reply@acme.example"
@@ -154,4 +155,4 @@ def test_a_missing_aiosmtplib_names_the_extra() -> None:
         "except ConfigurationError as exc: print(exc)"
     )
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert "pip install 'starlette-otp[email]'" in shown.stdout, shown.stderr
+    assert f"needs aiosmtplib: {install_hint('email')}" in shown.stdout, shown.stderr

@@ -55,13 +55,16 @@ def third(otp: OTP) -> Middleware:
 @pytest.mark.parametrize(
     ("order", "says"),
     [
-        ((ours, third), r"SessionAuthBackend needs SessionMiddleware\b"),
-        ((ours, third, SESSION), r"SessionAuthBackend needs SessionMiddleware\b"),
-        ((third,), r"OTPMiddleware needs SessionMiddleware\b"),
-        ((ANYBODY, third), r"OTPMiddleware needs SessionMiddleware\b"),
-        ((ANYBODY, third, SESSION), r"OTPMiddleware needs SessionMiddleware\b"),
-        ((SESSION, third), r"OTPMiddleware needs AuthenticationMiddleware\b"),
-        ((SESSION, third, ours), r"OTPMiddleware needs AuthenticationMiddleware\b"),
+        ((ours, third), r"SessionAuthBackend needs SessionMiddleware\b.*last comes first"),
+        ((ours, third, SESSION), r"SessionAuthBackend needs SessionMiddleware\b.*last comes first"),
+        ((third,), r"OTPMiddleware needs SessionMiddleware\b.*last comes first"),
+        ((ANYBODY, third), r"OTPMiddleware needs SessionMiddleware\b.*last comes first"),
+        ((ANYBODY, third, SESSION), r"OTPMiddleware needs SessionMiddleware\b.*last comes first"),
+        ((SESSION, third), r"OTPMiddleware needs AuthenticationMiddleware\b.*last comes first"),
+        (
+            (SESSION, third, ours),
+            r"OTPMiddleware needs AuthenticationMiddleware\b.*last comes first",
+        ),
         ((), r"OTPMiddleware has not seen this request\b.*\bOTPMiddleware, otp=otp\b"),
         ((SESSION, ours), r"OTPMiddleware has not seen this request\b.*\bOTPMiddleware, otp=otp\b"),
     ],

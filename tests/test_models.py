@@ -62,7 +62,10 @@ async def test_migrate_does_the_same(empty_url: str) -> None:
     for _ in range(2):
         env = {"DATABASE_URL": empty_url.replace("+asyncpg", "")}
         result = await asyncio.to_thread(CliRunner().invoke, main, ["migrate"], env=env)
-        assert (result.exit_code, result.output) == (0, "The ready-made tables are at head.\n")
+        assert (result.exit_code, result.output) == (
+            0,
+            "The ready-made tables are at revision 0001.\n",
+        )
     assert await tables_in(empty_url) == set(Base.metadata.tables) | {VERSION_TABLE}
 
 
@@ -72,6 +75,10 @@ async def test_migrate_does_the_same(empty_url: str) -> None:
         ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
         ("postgresql://u@h/d", "postgresql+asyncpg://u@h/d"),
         ("postgresql+asyncpg://u@h/d", "postgresql+asyncpg://u@h/d"),
+        ("postgresql+psycopg://u@h/d", "postgresql+asyncpg://u@h/d"),
+        ("postgresql://u:p%40@h:5433/d", "postgresql+asyncpg://u:p%40@h:5433/d"),
+        ("postgresql:///d?host=/run/pg", "postgresql+asyncpg:///d?host=%2Frun%2Fpg"),
+        ("postgres://u@h/d?sslmode=require", "postgresql+asyncpg://u@h/d?ssl=require"),
     ],
 )
 def test_database_url_names_the_driver(given: str, made: str) -> None:
@@ -84,6 +91,40 @@ def test_no_database_url_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("DATABASE_URL", raising=False)
     with pytest.raises(ConfigurationError, match="Set DATABASE_URL"):
         database_url()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("postgresql://u:p@h:99999/d", "port is 1 to 65535, and not 99999"),
+        ("postgresql://u:p@h:port/d", "can't be read"),
+        ("localhost", "can't be read"),
+        ("sqlite:///x.db", "has to be a PostgreSQL"),
+        ("postgresqlite://h/d", "has to be a PostgreSQL"),
+    ],
+)
+def test_a_bad_database_url_is_one_sentence(given: str, said: str) -> None:
+    """What is no URL of a PostgreSQL is refused before anybody connects, without its password."""
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        database_url(given)
+    assert "u:p" not in str(refused.value)
+
+
+async def test_migrate_claims_what_it_did(empty_url: str) -> None:
+    """The revision named is the database's: one that is none, or behind it, is a sentence."""
+
+    async def migrate(revision: str) -> tuple[int, str]:
+        env = {"DATABASE_URL": empty_url}
+        result = await asyncio.to_thread(CliRunner().invoke, main, ["migrate", revision], env=env)
+        assert result.output.count("\n") == 1, result.output
+        return result.exit_code, result.output
+
+    assert await migrate("0001") == (0, "The ready-made tables are at revision 0001.\n")
+    code, said = await migrate("base")
+    assert (code, "stay at revision 0001: migrate never takes them back" in said) == (1, True)
+    code, said = await migrate("nonsense")
+    assert (code, said.startswith("Error: The tables can't go to 'nonsense'")) == (1, True)
+    assert await tables_in(empty_url) == set(Base.metadata.tables) | {VERSION_TABLE}
 
 
 def test_a_hosts_alembic_leaves_the_ready_made_tables_alone() -> None:

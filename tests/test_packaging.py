@@ -63,7 +63,8 @@ def test_a_missing_extra_is_named(installed: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert shown.returncode == 1
-    assert "pip install 'starlette-otp[demo]'" in shown.stderr
+    (wheel,) = installed.parent.parent.glob("*.whl")
+    assert f"pip install '{wheel}[demo]'" in shown.stderr
 
 
 def test_the_installed_demo_signs_in(installed: Path, folder: Path) -> None:

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from jinja2 import DictLoader, Environment
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 from starlette.templating import Jinja2Templates
 
 from starlette_otp import OTP
@@ -225,6 +225,31 @@ async def test_an_override_extends_the_original(sessions: Sessions, tmp_path: Pa
     assert "<h1>Hi</h1>" in text
     assert "<nav>mine</nav>" in text
     assert Page(text).field("csrf_token")["value"]
+
+
+@pytest.mark.parametrize("path", ["", "/inner"])
+@pytest.mark.parametrize("host", [Path, Jinja2Templates])
+@pytest.mark.parametrize("behind", [True, False])
+async def test_a_page_of_the_hosts_extends_our_frame(
+    sessions: Sessions, tmp_path: Path, path: str, host: Any, behind: bool
+) -> None:
+    """A host's own page extends `otp/base.html`, wherever it is mounted and whether OTPMiddleware
+    has seen the request or not; the stylesheet is linked where it is."""
+    text = (
+        '{% extends "otp/base.html" %}{% block content %}mine {{ otp_urls.logout }}{% endblock %}'
+    )
+    (tmp_path / "mine.html").write_text(text)
+    otp = host_otp(sessions, host(tmp_path))
+
+    async def mine(request: Request) -> Any:
+        return otp.templates.TemplateResponse(request, "mine.html")
+
+    route = Route("/mine", mine)
+    app: Any = make_app(otp, route) if behind else Starlette(routes=[route])
+    async with Browser(Starlette(routes=[Mount(path, app)]) if path else app) as browser:
+        answer = await browser.get(f"{path}/mine")
+        assert f'href="{path}/account/static/otp.css"' in answer.text
+        assert f"mine {path}/account/logout" in answer.text
 
 
 async def test_a_hosts_jinja_keeps_what_it_has(sessions: Sessions, tmp_path: Path) -> None:

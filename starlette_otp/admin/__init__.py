@@ -1,11 +1,13 @@
 """The admin site that asks for a token, on sqladmin (extra `admin`)."""
 
+from starlette_otp.exceptions import install_hint
+
 try:
     import segno as _segno
     import sqladmin as _sqladmin
 except ImportError as exc:
     raise ImportError(
-        f"starlette_otp.admin needs {exc.name}: pip install 'starlette-otp[admin]'",
+        f"starlette_otp.admin needs {exc.name}: {install_hint('admin')}",
         name=exc.name,
     ) from None
 

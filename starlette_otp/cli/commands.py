@@ -1,4 +1,4 @@
-"""The command line: starlette-otp demo | migrate | addstatictoken | clearsessions | rotate-keys."""
+"""The command line: `starlette-otp COMMAND`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from typing import ParamSpec
 
 import asyncpg
 import click
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
 
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError
+from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint
 from starlette_otp.otp import OTP
 from starlette_otp.service import rotation
 
 P = ParamSpec("P")
 ROWS = click.IntRange(min=1)
+NAMED = 5
+"""Devices that are named where there may be many."""
 
 
 def speaking(command: Callable[P, None]) -> Callable[P, None]:
@@ -37,12 +39,16 @@ def speaking(command: Callable[P, None]) -> Callable[P, None]:
             command(*args, **kwargs)
         except DatabaseUnavailable as exc:
             raise click.ClickException(f"The database can't be reached: {exc.__cause__}") from None
-        except (OTPError, ValueError, OSError) as exc:
-            raise click.ClickException(str(exc)) from None
         except (DBAPIError, asyncpg.PostgresError) as exc:
             raise click.ClickException(_refusal(exc)) from None
+        except (OTPError, SQLAlchemyError, ValueError, OverflowError, OSError) as exc:
+            raise click.ClickException(_one_line(exc)) from None
 
     return run
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split()) or type(exc).__name__
 
 
 def _refusal(exc: Exception) -> str:
@@ -64,7 +70,7 @@ app_option = click.option(
 )
 
 
-@click.group()
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="starlette-otp")
 def main() -> None:
     """Two-factor authentication for Starlette and FastAPI."""
@@ -74,12 +80,28 @@ def main() -> None:
 @click.argument("revision", default="head")
 @speaking
 def migrate(revision: str) -> None:
-    """Build the ready-made tables in the database at DATABASE_URL, or bring them up to date."""
+    """Build the ready-made tables in the database at DATABASE_URL, or bring them up to date.
+
+    A REVISION before the newest stops there. Nothing is ever taken back.
+    """
     from starlette_otp.cli.migrations import upgrade
     from starlette_otp.models import database_url
 
-    upgrade(database_url(), revision)
-    click.echo(f"The ready-made tables are at {revision}.")
+    reached = upgrade(database_url(), revision)
+    click.echo(f"The ready-made tables are at revision {reached}.")
+
+
+@main.command()
+@click.argument("username")
+@click.option("--staff", is_flag=True, help="The admin site lets them in.")
+@app_option
+@speaking
+def adduser(username: str, staff: bool, app: str | None) -> None:
+    """Make a user. The password is asked for: an argument is seen by everybody on the machine."""
+    otp = load_otp(app)
+    password = click.prompt("Password", hide_input=True, confirmation_prompt="Once more")
+    asyncio.run(otp.users.add(username, password, is_staff=staff))
+    click.echo(f"Made {username}, who needs a device: addstatictoken gives a first token.")
 
 
 @main.command()
@@ -120,16 +142,21 @@ def clearsessions(batch: int, app: str | None) -> None:
 def rotate_keys(batch: int, app: str | None) -> None:
     """Rewrite every device secret under the first key, while the application runs.
 
-    Put the new key first in secret_key and keep the old one behind it; run this; then the old key
-    can go. Stopped half-way it goes on where it was. Without --app, SECRET_KEY has the new key and
-    OLD_SECRET_KEYS the old ones, one a line.
+    Add the new key behind the old one in secret_key, and where every process knows it, put it
+    first; run this; then the old key can go. Stopped half-way it goes on where it was. Without
+    --app, SECRET_KEY has the new key and OLD_SECRET_KEYS the old ones, one a line.
     """
     otp = load_otp(app)
+    # Under a wrong key every secret is unreadable, and each is a line in the log of who has one.
+    logger = logging.getLogger("starlette_otp")
+    if not logger.hasHandlers():
+        logger.addHandler(logging.NullHandler())
 
-    async def work() -> int:
-        unreadable = 0
+    async def work() -> list[str]:
+        unreadable: list[str] = []
         total = await rotation.count_secrets(otp)
-        with click.progressbar(length=total, label="Device secrets") as bar:
+        hidden = not sys.stdout.isatty()
+        with click.progressbar(length=total, label="Device secrets", hidden=hidden) as bar:
             async for done in rotation.rotate_keys(otp, batch):
                 unreadable += done.unreadable
                 bar.update(done.rows)
@@ -137,8 +164,10 @@ def rotate_keys(batch: int, app: str | None) -> None:
 
     unreadable = asyncio.run(work())
     if unreadable:
+        more = len(unreadable) - NAMED
         raise click.ClickException(
-            f"{unreadable} of the secrets decrypt under no key of these; the log names the devices."
+            f"{len(unreadable)} of the secrets decrypt under no key of these: "
+            f"{', '.join(unreadable[:NAMED])}{f' and {more} more' if more > 0 else ''}."
         )
     click.echo("Every device secret is under the first key.")
 
@@ -157,19 +186,18 @@ def rotate_keys(batch: int, app: str | None) -> None:
     help="Folder for the database and its keys. Default: a folder of your user's.",
 )
 @click.option("--reset", is_flag=True, help="Start anew: a new user, new keys.")
+@click.option("--yes", is_flag=True, help="Don't ask before a staff user is made in DATABASE_URL.")
 @speaking
-def demo(port: int, data: Path | None, reset: bool) -> None:
-    """Run a complete application with a user, a device and a database of its own.
+def demo(port: int, data: Path | None, reset: bool, yes: bool) -> None:
+    """Run a complete application with a user, devices and a database of its own.
 
-    PostgreSQL is started for it; DATABASE_URL takes another server instead.
+    PostgreSQL is started for it; the database at DATABASE_URL is taken instead, after a question.
     """
     try:
         from starlette_otp.cli.server import run
     except ImportError as exc:
-        raise click.ClickException(
-            f"The demo needs {exc.name}: pip install 'starlette-otp[demo]'"
-        ) from None
-    run(port, data, reset)
+        raise click.ClickException(f"The demo needs {exc.name}: {install_hint('demo')}") from None
+    run(port, data, reset, yes)
 
 
 def load_otp(path: str | None) -> OTP:
@@ -182,7 +210,7 @@ def load_otp(path: str | None) -> OTP:
     if not secret_key:
         raise click.ClickException("Set SECRET_KEY to the application's key, or name its --app.")
     old_keys = [key for key in os.environ.get("OLD_SECRET_KEYS", "").splitlines() if key]
-    engine = create_async_engine(database_url(), poolclass=NullPool)
+    engine = create_async_engine(database_url(), poolclass=NullPool, hide_parameters=True)
     with quiet():
         return OTP(async_sessionmaker(engine), Device, secret_key=[secret_key, *old_keys])
 
@@ -206,8 +234,10 @@ def import_otp(path: str) -> OTP:
         found = importlib.import_module(module_name)
         for name in (attribute or "otp").split("."):
             found = getattr(found, name)
-    except (ImportError, AttributeError, ValueError) as exc:
-        raise click.ClickException(f"--app {path}: {exc}") from None
+    except (Exception, SystemExit) as exc:  # whatever a host's module raises
+        raise click.ClickException(
+            f"--app {path}: {type(exc).__name__}: {_one_line(exc)}"
+        ) from None
     if not isinstance(found, OTP):
         raise click.ClickException(f"--app {path} is no OTP but {type(found).__name__}.")
     return found

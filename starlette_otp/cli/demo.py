@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from email.message import EmailMessage
 
+import click
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -15,9 +17,32 @@ from starlette.responses import Response
 from starlette.routing import Mount, Route
 from starlette.templating import Jinja2Templates
 
-from starlette_otp import OTP, LogoutForm, OTPMiddleware, SessionAuthBackend, requires_otp
+from starlette_otp import (
+    OTP,
+    LoginView,
+    LogoutForm,
+    OTPMiddleware,
+    SessionAuthBackend,
+    requires_otp,
+)
 from starlette_otp.admin import OTPAdmin
-from starlette_otp.models import Device
+from starlette_otp.models import Device, EmailDevice
+
+
+class TerminalMailer:
+    """Prints a mail where the demo runs, instead of sending it."""
+
+    sender = "demo@demo.example"
+
+    async def send(self, message: EmailMessage) -> None:
+        """Print it."""
+        click.echo(f"\nA mail to {message['To']}: {message['Subject']}\n{message.get_content()}")
+
+
+class StepByStep(LoginView):
+    """Log-in with a page for the password first: authenticated, until the next has the token."""
+
+    two_stage = True
 
 
 async def home(request: Request) -> Response:
@@ -41,7 +66,9 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
         database_url: a migrated PostgreSQL, `postgresql+asyncpg://...`.
         secret_key: 32 characters or more.
     """
-    engine = create_async_engine(database_url)
+    EmailDevice.mailer = TerminalMailer()
+    # No statement's values in an error or a log: password hashes are among them.
+    engine = create_async_engine(database_url, hide_parameters=True)
     otp = OTP(async_sessionmaker(engine), Device, secret_key=secret_key)
 
     @asynccontextmanager
@@ -54,9 +81,11 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
             Route("/", home),
             Route("/vault", vault),
             Mount("/account", routes=otp.routes(), name="otp"),
+            Mount("/steps", routes=otp.routes(StepByStep), name="steps"),
         ],
         middleware=[
-            Middleware(SessionMiddleware, secret_key=secret_key),
+            # A name of its own: another application on this host keeps its users signed in.
+            Middleware(SessionMiddleware, secret_key=secret_key, session_cookie="demo_session"),
             Middleware(AuthenticationMiddleware, backend=SessionAuthBackend(otp)),
             Middleware(OTPMiddleware, otp=otp),
         ],

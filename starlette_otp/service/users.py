@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -63,6 +64,36 @@ class Users:
             return await session.scalar(query)
 
         return await self._transactions.read(work)
+
+    async def add(self, username: str, password: str, *, is_staff: bool = False) -> Any:
+        """Make a user of the user model.
+
+        Args:
+            username: a name that nobody has.
+            password: for the model's `set_password`.
+            is_staff: whether the admin site may let them in.
+
+        Raises:
+            ConfigurationError: the user model is not like UserMixin, or there is none.
+            ValueError: the name is taken, or can't be one, or the password can't.
+        """
+        model = self.model
+        values = {"username": username, **({"is_staff": True} if is_staff else {})}
+        missing = [name for name in (*values, "set_password") if not hasattr(model, name)]
+        if model is None or missing:
+            raise ConfigurationError(f"There is no user model with {' and '.join(missing)}.")
+        if not 0 < len(username) <= MAX_USERNAME_LENGTH or not is_clean_text(username):
+            raise ValueError(f"A username is 1 to {MAX_USERNAME_LENGTH} characters, without NUL.")
+        if await self.find(username) is not None:
+            raise ValueError(f"There is a user named {username!r} already.")
+        user = model(**values)
+        await asyncio.to_thread(user.set_password, password)
+
+        async def work(session: AsyncSession) -> None:
+            session.add(user)
+
+        await self._transactions.write(work)
+        return user
 
     async def load(self, conn: Any, key: object) -> Any | None:
         """The user with that key, from the user model or by the host's `load_user`; or None."""

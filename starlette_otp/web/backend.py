@@ -63,7 +63,8 @@ class SessionAuthBackend(AuthenticationBackend):
         if "session" not in conn.scope:
             raise ConfigurationError(
                 "SessionAuthBackend needs SessionMiddleware, installed before "
-                "AuthenticationMiddleware."
+                "AuthenticationMiddleware (with add_middleware after it: what is added last comes "
+                "first)."
             )
         if self.exclude and self._is_excluded(conn):
             return None

@@ -52,7 +52,8 @@ class OTPMiddleware:
             missing = _BEFORE["user" if "session" in scope else "session"]
             raise ConfigurationError(
                 f"OTPMiddleware needs {missing}, installed before it: the order is "
-                "SessionMiddleware, AuthenticationMiddleware, OTPMiddleware."
+                "SessionMiddleware, AuthenticationMiddleware, OTPMiddleware (with add_middleware "
+                "the other way round: what is added last comes first)."
             )
         if self._routes is None:
             # At the first request, when the host has made its routes.

@@ -8,8 +8,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable
-from starlette_otp.web.verdict import Verdict, verdict_of
+from starlette_otp.web.verdict import VERDICT, Verdict, verdict_of
 
+FOLDER = "starlette_otp.folder"
+"""Where the ASGI scope has the path of the routes whose page is rendered."""
 UNAVAILABLE = "unavailable"
 """The code of 503."""
 HEADERS = {
@@ -32,16 +34,31 @@ def page(
     Args:
         request: behind OTPMiddleware.
         template: its name.
-        context: for the template, which also gets the `otp_urls` of our routes.
+        context: for the template, which also gets `otp_urls`.
         status_code: the response's.
         folder: where our routes are mounted; of the request itself unless given.
     """
     if folder is None:
         folder = request.scope.get("root_path", "").rstrip("/")
-    urls = {name: f"{folder}/{name}" for name in ("login", "logout", "static")}
+    request.scope[FOLDER] = folder
     templates = verdict_of(request).otp.templates
-    context = {"otp_urls": urls, **context}
     return templates.TemplateResponse(request, template, context, status_code, HEADERS)
+
+
+def otp_urls(request: Request, login_url: str) -> dict[str, dict[str, str]]:
+    """`otp_urls` for every template, a host's own that extends ours, too: where our routes are.
+
+    Args:
+        request: whose page it is; behind OTPMiddleware or, on a page of errors, not.
+        login_url: the OTP's; a page that is none of our routes finds the others beside it.
+    """
+    folder = request.scope.get(FOLDER)
+    if folder is None:
+        verdict = request.scope.get(VERDICT)
+        root_path = verdict.root_path if verdict else request.scope.get("root_path", "")
+        ours = root_path.rstrip("/") + login_url if is_local(login_url) else login_url
+        folder = ours.partition("?")[0].rpartition("/")[0]
+    return {"otp_urls": {name: f"{folder}/{name}" for name in ("login", "logout", "static")}}
 
 
 def unavailable(request: Request, folder: str | None = None) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from os import PathLike
 
 from jinja2 import (
@@ -16,6 +17,7 @@ from jinja2 import (
 from starlette.templating import Jinja2Templates
 
 from starlette_otp.resources import TEMPLATES
+from starlette_otp.web.responses import otp_urls
 
 Folder = str | PathLike[str]
 Templates = Folder | Sequence[Folder] | Jinja2Templates | None
@@ -27,14 +29,16 @@ def _escaping(host: bool | Callable[[str | None], bool]) -> Callable[[str | None
     return lambda name: html(name) or (host(name) if callable(host) else host)
 
 
-def jinja_templates(host: Templates) -> Jinja2Templates:
+def jinja_templates(host: Templates, login_url: str = "/account/login") -> Jinja2Templates:
     """Templates looked for in the host's first, then among the shipped ones.
 
     An override can extend the original that it hides as `starlette_otp/otp/login.html`.
 
     Args:
         host: a folder, several, a Jinja2Templates whose environment is shared, or None.
+        login_url: the OTP's, for `otp_urls`.
     """
+    urls = partial(otp_urls, login_url=login_url)
     loaders: list[BaseLoader] = []
     if isinstance(host, Jinja2Templates):
         if host.env.loader is not None:
@@ -45,6 +49,6 @@ def jinja_templates(host: Templates) -> Jinja2Templates:
     loader = ChoiceLoader([*loaders, PrefixLoader({"starlette_otp": originals}), originals])
     if isinstance(host, Jinja2Templates):
         env = host.env.overlay(loader=loader, autoescape=_escaping(host.env.autoescape))
-        return Jinja2Templates(env=env, context_processors=host.context_processors)
+        return Jinja2Templates(env=env, context_processors=[*host.context_processors, urls])
     env = Environment(loader=loader, autoescape=select_autoescape(default_for_string=True))
-    return Jinja2Templates(env=env)
+    return Jinja2Templates(env=env, context_processors=[urls])

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from starlette_otp import OTP
 from starlette_otp.admin import OTPAdmin
+from starlette_otp.exceptions import install_hint
 from tests.support import Browser, door, middleware
 from tests.test_readme import app_module, execute, snippet
 
@@ -29,9 +30,8 @@ def test_a_missing_extra_is_named(missing: str) -> None:
     script = f"import sys; sys.modules[{missing!r}] = None; import starlette_otp.admin"
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     last = shown.stderr.strip().splitlines()[-1]
-    assert last == (
-        f"ImportError: starlette_otp.admin needs {missing}: pip install 'starlette-otp[admin]'"
-    )
+    hint = install_hint("admin")
+    assert last == f"ImportError: starlette_otp.admin needs {missing}: {hint}"
 
 
 async def test_it_stands_on_fastapi(otp: OTP, sessions: Any, staff: Any, phone: Any) -> None:
