@@ -134,6 +134,24 @@ def test_pages_are_readable_and_accessible(
         assert results.violations_count == 0, results.generate_report()
 
 
+def test_large_text_stays_in_its_card(chromium: Browser, site: Demo) -> None:
+    """At twice the text's size on a phone no field and no button leaves its card (WCAG 1.4.4)."""
+    viewport: Any = {"width": 375, "height": 700}
+    page = open_page(chromium, site, "/account/login", viewport=viewport)
+    fill_in(page, site)
+    press_enter(page)
+    page.evaluate("document.documentElement.style.fontSize = '200%'")
+    inside = """card => [
+        ...card.querySelectorAll("h1, p, button, select, .otp-field input, .otp-actions *")
+    ].every(part => {
+        const [outer, inner] = [card.getBoundingClientRect(), part.getBoundingClientRect()]
+        return outer.left <= inner.left && inner.right <= outer.right && outer.right <= innerWidth
+    })"""
+    assert page.locator(".otp-card").evaluate(inside)
+    for button in page.locator(".otp-actions > *").all():
+        assert button.evaluate("it => it.scrollWidth <= it.clientWidth")
+
+
 def test_the_browser_has_nothing_to_complain_of(chromium: Browser, site: Demo) -> None:
     """No page breaks a strict Content-Security-Policy or asks for what is not there."""
     page = open_page(chromium, site, "/vault")

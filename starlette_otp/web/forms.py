@@ -88,7 +88,7 @@ class OTPAuthenticationFormMixin:
         "not_interactive": "Please choose a device that gives a challenge.",
         "challenge_message": "{challenge}",
         "invalid_token": "That token is not right, or was used before. Please check it.",
-        "n_failed_attempts": "Verification is paused after {failure_count} wrong tokens. "
+        "n_failed_attempts": "Verification is paused after {wrong_tokens}. "
         "Please try again {wait}.",
         "verification_not_allowed": "{error_message}",
     }
@@ -167,7 +167,12 @@ class OTPAuthenticationFormMixin:
         if attempt.device is None and refusal is None:
             self.add_error("invalid_token", self.otp_token)
         elif refusal is not None and refusal.get("reason") == VerifyNotAllowed.N_FAILED_ATTEMPTS:
-            data = {**refusal, "wait": _wait(refusal.get("locked_until"))}
+            count = refusal.get("failure_count")
+            data = {
+                **refusal,
+                "wait": _wait(refusal.get("locked_until")),
+                "wrong_tokens": "1 wrong token" if count == 1 else f"{count} wrong tokens",
+            }
             self.add_error("n_failed_attempts", self.otp_token, **data)
         elif refusal is not None:
             data = {"error_message": "This device can't verify a token now.", **refusal}

@@ -44,9 +44,7 @@ class OTPEndpoint(HTTPEndpoint):
         """Where to go after success: `next` if it stays on this site, else the default."""
         name = self.redirect_field_name
         wanted = request.query_params.get(name) or (await request.form()).get(name)
-        verdict = verdict_of(request)
-        default = local_url(verdict, verdict.otp.login_redirect_url)
-        return safe_path(request, wanted) or default
+        return on_this_site(request, wanted)
 
 
 class LoginView(OTPEndpoint):
@@ -117,7 +115,13 @@ class LoginView(OTPEndpoint):
 
     def render(self, request: Request, form: Any) -> Response:
         """The page with the form."""
-        context = {"form": form, "stage": self.stage(form), "logout_form": LogoutForm(request)}
+        context = {
+            "form": form,
+            "stage": self.stage(form),
+            "logout_form": LogoutForm(request),
+            "signed_in": verdict_of(request).user,
+            "next_url": on_this_site(request, request.query_params.get(self.redirect_field_name)),
+        }
         return page(request, self.template_name, context)
 
     def stage(self, form: BaseForm) -> str:
@@ -131,6 +135,10 @@ class LogoutView(OTPEndpoint):
     """Log out, by POST with a CSRF token."""
 
     template_name: ClassVar[str] = "otp/logout.html"
+
+    async def get(self, request: Request) -> Response:
+        """The page with the button: a link to it logs nobody out."""
+        return page(request, self.template_name, {"form": LogoutForm(request)})
 
     async def post(self, request: Request) -> Response:
         """303 after success; 403 and a page with the button when the request looks forged."""
@@ -149,3 +157,9 @@ def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:
         Route("/logout", LogoutView, name="logout", max_body_size=MAX_BODY),
         Mount("/static", StaticFiles(directory=TEMPLATES / "otp" / "static"), name="static"),
     ]
+
+
+def on_this_site(request: Request, wanted: object) -> str:
+    """`wanted` if it stays on this site, else where people go without a `next`."""
+    verdict = verdict_of(request)
+    return safe_path(request, wanted) or local_url(verdict, verdict.otp.login_redirect_url)
