@@ -4,6 +4,7 @@ from starlette_otp.devices import (
     DeviceMixin,
     EmailDeviceMixin,
     HOTPDeviceMixin,
+    LoginThrottleMixin,
     OTPSessionMixin,
     SideChannelDeviceMixin,
     StaticDeviceMixin,
@@ -18,17 +19,21 @@ from starlette_otp.exceptions import (
     DeviceRejected,
     OTPError,
     SecretUnreadable,
+    TooManyAttempts,
     TransactionRequired,
 )
 from starlette_otp.mailer import SMTPMailer
 from starlette_otp.oath import secret_from_base32
 from starlette_otp.otp import OTP
-from starlette_otp.service.passwords import authenticate
+from starlette_otp.service.passwords import PasswordQueue, authenticate
 from starlette_otp.signals import (
     otp_admin_action,
     otp_challenge_sent,
     otp_device_added,
     otp_device_removed,
+    otp_logged_in,
+    otp_logged_out,
+    otp_login_failed,
     otp_verification_failed,
     otp_verified,
 )
@@ -56,6 +61,7 @@ __all__ = [
     "DeviceRejected",
     "EmailDeviceMixin",
     "HOTPDeviceMixin",
+    "LoginThrottleMixin",
     "LoginView",
     "LogoutForm",
     "LogoutView",
@@ -66,6 +72,7 @@ __all__ = [
     "OTPSessionMixin",
     "OTPTokenForm",
     "PasswordForm",
+    "PasswordQueue",
     "RequiresOTPMiddleware",
     "SMTPMailer",
     "SecretUnreadable",
@@ -74,6 +81,7 @@ __all__ = [
     "StaticDeviceMixin",
     "StaticTokenMixin",
     "TOTPDeviceMixin",
+    "TooManyAttempts",
     "TransactionRequired",
     "UserMixin",
     "authenticate",
@@ -84,6 +92,9 @@ __all__ = [
     "otp_challenge_sent",
     "otp_device_added",
     "otp_device_removed",
+    "otp_logged_in",
+    "otp_logged_out",
+    "otp_login_failed",
     "otp_verification_failed",
     "otp_verified",
     "requires_otp",

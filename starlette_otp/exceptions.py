@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import traceback
 from importlib.metadata import PackageNotFoundError, distribution
 from urllib.parse import urlsplit
@@ -83,6 +84,27 @@ class DatabaseUnavailable(OTPError, HTTPException):
 
 class TooBusy(DatabaseUnavailable):
     """Too many log-ins wait for their turn; the same answer as when the database is away."""
+
+    code = "too_busy"
+
+
+class TooManyAttempts(OTPError, HTTPException):
+    """Too many wrong passwords. Left alone in a view, Starlette answers it with 429.
+
+    Attributes:
+        seconds: until the next attempt may be made; None if nobody knows.
+    """
+
+    code = "too_many_attempts"
+
+    def __init__(self, seconds: float | None = None) -> None:
+        self.seconds = seconds
+        HTTPException.__init__(
+            self,
+            status_code=429,
+            detail="Too many attempts. Please try again later.",
+            headers=None if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))},
+        )
 
 
 def described(exc: BaseException) -> str:

@@ -17,6 +17,8 @@ from starlette.datastructures import Secret
 from starlette_otp.exceptions import ConfigurationError
 
 MIN_KEY_LENGTH = 32
+# A key of decimal digits, drawn at random, has fewer once in a thousand times.
+_MIN_DIFFERENT = 8
 
 
 class Keyring:
@@ -29,7 +31,7 @@ class Keyring:
         secret_keys: one key, or several with the newest first; 32 characters or more each.
 
     Raises:
-        ConfigurationError: no key, or a short one.
+        ConfigurationError: no key, a short one, or one of few different characters.
     """
 
     def __init__(self, secret_keys: str | Secret | Sequence[str | Secret]) -> None:
@@ -38,6 +40,11 @@ class Keyring:
         secrets = [str(secret) for secret in secret_keys]
         if not secrets or any(len(secret) < MIN_KEY_LENGTH for secret in secrets):
             raise ConfigurationError(f"secret_key needs {MIN_KEY_LENGTH} characters or more.")
+        if any(_is_guessable(secret) for secret in secrets):
+            raise ConfigurationError(
+                "secret_key is made of few different characters: take one that nobody guesses, "
+                "as of secrets.token_urlsafe(32)."
+            )
         self.number = len(secrets)
         self._secrets = _fernet(secrets, "secrets")
         self._newest = _fernet(secrets[:1], "secrets")
@@ -46,6 +53,7 @@ class Keyring:
         self._digests = [hmac.new(_derive(secret, "digests"), None, "sha256") for secret in secrets]
         # itsdangerous wants the oldest first and signs with the last.
         self.csrf = [_derive(secret, "csrf").hex() for secret in reversed(secrets)]
+        self.browsers = [_derive(secret, "browsers").hex() for secret in reversed(secrets)]
 
     def seal(self, secret: bytes, *, kind: str, owner: str, secret_id: str | None = None) -> str:
         """Encrypt a device's secret for its row; `open` wants the same kind, owner and id.
@@ -118,6 +126,11 @@ class Keyring:
             return None
         payload: dict[str, Any] = json.loads(data)
         return payload
+
+
+def _is_guessable(secret_key: str) -> bool:
+    """Whether a key has under 8 different characters, or is a short text over and over."""
+    return len(set(secret_key)) < _MIN_DIFFERENT or secret_key in (secret_key * 2)[1:-1]
 
 
 def _derive(secret_key: str, purpose: str) -> bytes:

@@ -13,6 +13,7 @@ from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.sessions import OTPSessionMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
+from starlette_otp.devices.throttle import LoginThrottleMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.devices.users import UserMixin
 from starlette_otp.exceptions import ConfigurationError
@@ -73,6 +74,12 @@ class StaticToken(StaticTokenMixin, Base):
 
 class OTPSession(OTPSessionMixin, Base):
     """A session."""
+
+    __device_model__ = Device
+
+
+class LoginThrottle(LoginThrottleMixin, Base):
+    """Wrong passwords in a row."""
 
     __device_model__ = Device
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic
 
@@ -18,13 +19,19 @@ from starlette_otp.keyring import Keyring
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
+from starlette_otp.service.passwords import QUEUE, PasswordQueue
 from starlette_otp.service.sessions import Sessions
+from starlette_otp.service.throttle import Throttle
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
-from starlette_otp.web import views
+from starlette_otp.web import journal, views
+from starlette_otp.web import password as password_check
 from starlette_otp.web.cookie import SessionCookie
+from starlette_otp.web.site import AllowAttempt, ClientAddress
 from starlette_otp.web.templates import Templates, jinja_templates
+
+logger = logging.getLogger("starlette_otp")
 
 # A default, so that `otp: OTP` alone is a type, too.
 D = TypeVar("D", bound=DeviceMixin, default=Any)
@@ -44,6 +51,11 @@ class OTP(Generic[D]):
         login_url: where guards send people; one leading `/` goes under the app's root path.
         login_redirect_url: where people go after log-in without a `next`.
         authenticate: `async (request, username, password) -> user | None`, instead of the default.
+        allow_attempt: `async (request, username) -> bool`, asked before a password is looked at;
+            False is 429. For limits of the host's own, by address, say.
+        client_address: `(request) -> str | None`, by default the connection's, as
+            `request.client.host`; for the log, and for what one address may have at a time.
+        password_queue: how many may wait for Argon2, and who; one for the process by default.
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
@@ -63,6 +75,9 @@ class OTP(Generic[D]):
         login_url: str = "/account/login",
         login_redirect_url: str = "/",
         authenticate: Authenticate | None = None,
+        allow_attempt: AllowAttempt | None = None,
+        client_address: ClientAddress = journal.peer,
+        password_queue: PasswordQueue = QUEUE,
         load_user: LoadUser | None = None,
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
@@ -77,12 +92,21 @@ class OTP(Generic[D]):
         self.keyring = device_model.__keyring__ = Keyring(secret_key)
         self.templates = jinja_templates(templates, login_url)
         device_model.__environment__ = self.templates.env
-        self.users = Users(self.transactions, device_model, authenticate, load_user)
+        self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
         self.verification = Verification(self.transactions, device_model, sender=self)
         self.challenges = Challenges(self.transactions, device_model, sender=self)
-        self.sessions = Sessions(self.transactions, device_model, self.keyring)
+        self.sessions = Sessions(self.transactions, device_model, self.keyring, sender=self)
         self.cookie = SessionCookie(self.sessions.model)
+        self.throttle = Throttle(self.transactions, device_model, self.keyring)
+        self.allow_attempt = allow_attempt
+        self.client_address = client_address
+        if self.throttle.model is None and self.users.has_passwords:
+            logger.warning(
+                "Guesses at passwords have no limit: declare a class with LoginThrottleMixin and "
+                "__device_model__ = %s.",
+                device_model.__name__,
+            )
 
     # Devices.
 
@@ -256,10 +280,36 @@ class OTP(Generic[D]):
     async def authenticate(self, request: Request, username: str, password: str) -> Any | None:
         """The user with that name and password, or None.
 
+        Wrong passwords are counted by name, whether or not somebody has it, and make it wait: five
+        are free, then 1, 2, 4 seconds, at most 15 minutes (LoginThrottleMixin's settings); a right
+        one is the end of that. A browser that has signed in to this account before has a count of
+        its own. Refusals are told as `otp_login_failed`.
+
         Raises:
+            TooManyAttempts: the name has to wait, or `allow_attempt` says so.
             TooBusy: too many others wait for their turn.
         """
-        return await self.users.authenticate(request, username, password)
+        return await password_check.authenticate(self, request, username, password)
+
+    async def limited(
+        self, request: Request, username: str, check: Callable[[], Awaitable[T | None]]
+    ) -> T | None:
+        """The same limit, log and signals around a host's own look at a password.
+
+        `OTP(authenticate=)` is called within it; this is for log-ins that do not go through OTP.
+
+        Args:
+            request: the request.
+            username: the name that was typed.
+            check: gives the user, or None for a wrong password, which counts.
+
+        Returns:
+            What `check` gives.
+
+        Raises:
+            TooManyAttempts: `check` was not called.
+        """
+        return await password_check.limited(self, request, username, check)
 
     async def find_user(self, username: str) -> Any | None:
         """The user with that name in the user model, or None."""
@@ -281,11 +331,12 @@ class OTP(Generic[D]):
         await self.sessions.revoke(device_or_user)
 
     async def clear_sessions(self, batch: int = 1000) -> int:
-        """Delete expired sessions, `batch` rows a transaction.
+        """Delete expired sessions, and forgotten counts of wrong passwords, `batch` rows at a time.
 
         Returns:
-            How many there were.
+            How many sessions there were.
         """
+        await self.throttle.clear(batch)
         return await self.sessions.clear(batch)
 
     # Transactions of ours, for a host that writes next to it.

@@ -20,6 +20,13 @@ otp_device_added = signal("otp_device_added")
 """The user has a device more that verifies them."""
 otp_device_removed = signal("otp_device_removed")
 """The user has a device less."""
+otp_login_failed = signal("otp_login_failed")
+"""A password was refused, or not even tried; receivers get `reason`, `address` and `agent`, too.
+The user is None if nobody has the name, or the host's own check found nobody."""
+otp_logged_in = signal("otp_logged_in")
+"""A session began; receivers get the same, and the device is None where the password was enough."""
+otp_logged_out = signal("otp_logged_out")
+"""A session ended; receivers get the same."""
 otp_admin_action = signal("otp_admin_action")
 """Staff did something to a user on the admin site; receivers get `by` and `action`, too."""
 

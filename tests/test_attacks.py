@@ -1,6 +1,5 @@
 """Ways in that attackers tried."""
 
-import asyncio
 import pickle
 from copy import copy
 from typing import Annotated, Any
@@ -24,7 +23,6 @@ from starlette_otp import (
 )
 from starlette_otp.fastapi import otp_required
 from starlette_otp.models import Device, OTPSession, TOTPDevice, User
-from starlette_otp.service import passwords
 from starlette_otp.web.user import attach
 from starlette_otp.web.verdict import VERDICT
 from tests.support import (
@@ -100,22 +98,6 @@ async def test_no_id_is_no_device(otp: OTP, sessions: Sessions, alice: User) -> 
     assert await otp.resynchronize(alice, missing, "000000", "000000") is None
     assert await otp.generate_challenge(alice, missing) is None
     assert await reload(sessions, device) == device
-
-
-async def test_the_queue_for_argon2_is_bounded(otp: OTP, alice: User) -> None:
-    """While as many wait for Argon2 as may, who comes then gets 503 and does not queue."""
-    for _ in range(passwords.MAX_WAITING):
-        assert passwords._turns.acquire(blocking=False)
-    try:
-        async with Browser(make_app(otp)) as browser:
-            answer = await browser.log_in("000000")
-            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
-    finally:
-        passwords._turns.release(passwords.MAX_WAITING)
-    request = Request({"type": "http"})
-    burst = [otp.authenticate(request, "nobody", "x") for _ in range(passwords.MAX_WAITING)]
-    assert await asyncio.gather(*burst) == [None] * passwords.MAX_WAITING
-    assert await otp.authenticate(request, "alice", PASSWORD) is not None
 
 
 async def expired(engine: AsyncEngine, username: str) -> tuple[Any, Any, Any]:

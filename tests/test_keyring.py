@@ -1,5 +1,7 @@
 """Keys derived from the application's secret."""
 
+import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,7 +25,24 @@ def test_a_short_key_is_refused(keys: object) -> None:
         Keyring(keys)
 
 
-@pytest.mark.parametrize("keys", ["k" * 32, Secret(SECRET_KEY), (SECRET_KEY, Secret(OTHER_KEY))])
+@pytest.mark.parametrize(
+    "key", ["a" * 32, "changeme" * 4, "0123456701234567" * 2, "12345678" * 4, "secret key! " * 3]
+)
+def test_a_key_of_few_characters_is_refused(key: str) -> None:
+    """A key of few different characters, or of one text over and over, is no key, in a sentence."""
+    for keys in (key, [SECRET_KEY, key], Secret(key)):
+        with pytest.raises(ConfigurationError, match="few different characters"):
+            Keyring(keys)
+
+
+@pytest.mark.parametrize("make", [secrets.token_hex, secrets.token_urlsafe])
+def test_a_key_that_was_drawn_is_none_of_those(make: Callable[[int], str]) -> None:
+    """Keys as `secrets` makes them are taken."""
+    for _ in range(50):
+        Keyring(make(32))
+
+
+@pytest.mark.parametrize("keys", [SECRET_KEY, Secret(SECRET_KEY), (SECRET_KEY, Secret(OTHER_KEY))])
 def test_texts_and_starlette_secrets_are_keys(keys: object) -> None:
     """A key is a text or Starlette's Secret, alone or in a sequence."""
     ring = Keyring(keys)

@@ -1,9 +1,11 @@
 """Users, their passwords, and the default check of both."""
 
+import unicodedata
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
 import pytest
+from sqlalchemy import insert
 from starlette.authentication import SimpleUser
 
 from starlette_otp import OTP
@@ -13,7 +15,7 @@ from starlette_otp.service import passwords
 from starlette_otp.web.user import attach, unwrapped
 from tests.support import PASSWORD, Sessions, make_user, password_hash
 
-IMPLAUSIBLE = ["", "x" * 1025, "nul\0", "lone \ud800"]
+IMPLAUSIBLE = ["", "x" * 1025, "a nul \0 inside", "a lone \ud800"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,89 @@ def test_a_password_is_hashed_and_checked() -> None:
 def test_an_implausible_password_is_refused(password: str) -> None:
     """NUL, lone surrogates, over 1,024 characters, empty: a ValueError when set, never a match."""
     user = User(username="alice", password_hash=password_hash())
-    with pytest.raises(ValueError, match="1 to 1024"):
+    with pytest.raises(ValueError, match="8 to 1024"):
         user.set_password(password)
     assert user.password_hash == password_hash()
     assert not user.check_password(password)
+
+
+@pytest.mark.parametrize("password", ["seven c", "\u0065\u0301" * 7, "       "])
+def test_a_short_password_is_refused(password: str) -> None:
+    """NIST SP 800-63B-4 3.1.1.2: under eight characters is refused, a letter with its accent being
+    one, and what is stored already goes on working."""
+    user = User(username="alice", password_hash=users.hash_password(password))
+    with pytest.raises(ValueError, match="8 to 1024"):
+        user.set_password(password)
+    assert user.check_password(password)
+    user.set_password(password + "é")
+    assert user.check_password(password + "é")
+
+
+def test_a_host_refuses_passwords_of_its_list() -> None:
+    """`check_new_password` says why a password is refused, and the length is the host's to set."""
+
+    class Strict(User):
+        min_password_length = 15
+
+        def check_new_password(self, raw: str) -> None:
+            if raw == "correct horse battery":
+                raise ValueError("This password is in a list of well-known ones.")
+
+    user = Strict(username="alice")
+    with pytest.raises(ValueError, match="15 to 1024"):
+        user.set_password("fourteen chars")
+    with pytest.raises(ValueError, match="well-known"):
+        user.set_password("correct horse battery")
+    assert not user.password_hash
+    user.set_password("correct horse battery staple")
+
+
+def test_a_password_is_the_same_however_it_is_composed() -> None:
+    """NIST SP 800-63B-4 3.1.1.2: passwords are compared in NFC; compatible characters stay
+    different, and so do spaces at the ends."""
+    user = User(username="alice")
+    user.set_password(" zoë und café")
+    assert user.check_password(unicodedata.normalize("NFD", " zoë und café"))
+    for other in ("zoë und café", " zoë und café ", " zoë und cafe\u0301 ", "\u00a0zoë und café"):
+        assert not user.check_password(other)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_hash_from_elsewhere_goes_on_verifying(form: Any) -> None:
+    """What another application hashed as it was typed is right as it was typed."""
+    typed = unicodedata.normalize(form, "zoë und café")
+    user = User(username="alice", password_hash=users._hasher.hash(typed))
+    assert user.check_password(typed)
+    assert not user.check_password(typed + "!")
+
+
+@pytest.mark.parametrize("name", [" zoë\t", "zoe\u0308", "zoë\u00a0", "ｚｏë"])
+async def test_a_name_is_stored_and_found_in_one_form(
+    otp: OTP, sessions: Sessions, name: str
+) -> None:
+    """Names are NFKC without spaces at their ends, where users are made and where they log in."""
+    user = await make_user(sessions, name)
+    assert user.username == "zoë"
+    for typed in (name, "zoë", " zoë "):
+        found = await attempt(otp, typed, PASSWORD)
+        assert found is not None
+        assert found.id == user.id
+    assert await attempt(otp, "zoe", PASSWORD) is None
+
+
+async def test_a_name_that_was_stored_otherwise_is_found_as_it_is(
+    otp: OTP, sessions: Sessions
+) -> None:
+    """A user from before, or of a host's own, is found by what is stored, before any other."""
+    table = User.__table__
+    names = ["zoe\u0308", "zoë", "ann "]
+    async with sessions.begin() as session:
+        rows = [{"username": name, "password_hash": password_hash()} for name in names]
+        await session.execute(insert(table), rows)
+    for name in names:
+        found = await otp.find_user(name)
+        assert found is not None
+        assert found.username == name
 
 
 @pytest.mark.parametrize("stored", ["", "plain", "$argon2id$v=19$nonsense", "!"])

@@ -33,7 +33,7 @@ class TOTPDevice(TOTPDeviceMixin, Device):
 
 
 engine = create_async_engine("postgresql+asyncpg://localhost/club")
-otp = OTP(async_sessionmaker(engine), Device, secret_key="x" * 32)
+otp = OTP(async_sessionmaker(engine), Device, secret_key="a key of these types, 32 characters")
 assert_type(otp, OTP[Device])
 assert_type(otp.device_model, type[Device])
 

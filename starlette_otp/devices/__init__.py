@@ -13,6 +13,7 @@ from starlette_otp.devices.policies import (
 from starlette_otp.devices.sessions import OTPSessionMixin
 from starlette_otp.devices.side_channel import SideChannelDeviceMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
+from starlette_otp.devices.throttle import LoginThrottleMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.devices.users import UserMixin
 from starlette_otp.oath import secret_from_base32
@@ -23,6 +24,7 @@ __all__ = [
     "EmailDeviceMixin",
     "GenerateNotAllowed",
     "HOTPDeviceMixin",
+    "LoginThrottleMixin",
     "OTPSessionMixin",
     "SideChannelDeviceMixin",
     "StaticDeviceMixin",

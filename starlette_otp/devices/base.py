@@ -67,6 +67,7 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     __environment__: ClassVar[Environment | None] = None
     __session_model__: ClassVar[type[Any] | None] = None
     __static_token_model__: ClassVar[type[Any] | None] = None
+    __login_throttle_model__: ClassVar[type[Any] | None] = None
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     kind: Mapped[str] = mapped_column(String(32))

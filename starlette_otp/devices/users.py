@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import unicodedata
+from typing import Any, ClassVar
 
 from pwdlib import PasswordHash
 from pwdlib.exceptions import UnknownHashError
 from sqlalchemy import String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import is_clean_text, raw_user_key
@@ -30,6 +31,9 @@ class UserMixin:
     password_hash: Mapped[str] = mapped_column(String(255), default="", server_default="")
     is_active: Mapped[bool] = mapped_column(default=True, server_default="true")
     is_staff: Mapped[bool] = mapped_column(default=False, server_default="false")
+
+    min_password_length: ClassVar[int] = 8
+    """Characters (NIST SP 800-63B-4 section 3.1.1.2, for a password that is one of two factors)."""
 
     otp_device: DeviceMixin | None = None
     """After OTPMiddleware: the device that verified this request's session."""
@@ -57,24 +61,56 @@ class UserMixin:
         """Starlette's word for the key, as text."""
         return str(raw_user_key(self, type(self)))
 
+    @validates("username")
+    def _normal_username(self, key: str, username: Any) -> Any:
+        return normal_name(username) if isinstance(username, str) else username
+
     def set_password(self, password: str) -> None:
         """Hash `password` with Argon2id; every session of the user ends at its next request.
 
         Raises:
-            ValueError: empty, over 1,024 characters, or no clean text.
+            ValueError: under `min_password_length` or over 1,024 characters, no clean text, or
+                what `check_new_password` says.
         """
-        if not password or not is_plausible(password):
-            raise ValueError(f"A password is 1 to {MAX_PASSWORD_LENGTH} characters, without NUL.")
+        if not is_plausible(password) or len(normal_password(password)) < self.min_password_length:
+            raise ValueError(
+                f"A password is {self.min_password_length} to {MAX_PASSWORD_LENGTH} characters, "
+                "without NUL."
+            )
+        self.check_new_password(password)
         self.password_hash = hash_password(password)
+
+    def check_new_password(self, password: str) -> None:
+        """Refuse a password that is too well known: a host's own list (NIST, the same section).
+
+        Raises:
+            ValueError: one sentence why it is refused, for the user.
+        """
 
     def check_password(self, password: str) -> bool:
         """Whether it is theirs. It takes as long as Argon2 does: call it in a thread."""
         return check_password(password, self.password_hash)
 
 
+def names_of(username: str) -> list[str]:
+    """How a name that was typed may be stored: as it is, by who stores it so, and in normal."""
+    names = dict.fromkeys([username, normal_name(username)])
+    return [name for name in names if len(name) <= MAX_USERNAME_LENGTH and is_clean_text(name)]
+
+
+def normal_name(username: str) -> str:
+    """A name as it is stored: NFKC, without the spaces that a phone's keyboard adds at its ends."""
+    return unicodedata.normalize("NFKC", username).strip()
+
+
+def normal_password(password: str) -> str:
+    """A password as it is hashed: in NFC (NIST SP 800-63B-4 section 3.1.1.2), spaces and all."""
+    return unicodedata.normalize("NFC", password)
+
+
 def hash_password(password: str) -> str:
     """The Argon2id hash of a password."""
-    return _hasher.hash(password)
+    return _hasher.hash(normal_password(password))
 
 
 def is_argon2(stored: str) -> bool:
@@ -86,8 +122,12 @@ def check_password(password: str, password_hash: str) -> bool:
     """Whether `password` is what `password_hash` was made of; False for anything implausible."""
     if not is_plausible(password):
         return False
+    normal_secret = normal_password(password)
     try:
-        return _hasher.verify(password, password_hash)
+        # What was hashed elsewhere may have been hashed as it was typed.
+        return _hasher.verify(normal_secret, password_hash) or (
+            normal_secret != password and _hasher.verify(password, password_hash)
+        )
     except UnknownHashError:
         return False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,7 +28,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstanceState
 
-from starlette_otp import clock
+from starlette_otp import clock, signals
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import table_of, user_key_column
 from starlette_otp.devices.sessions import MAX_USER_AGENT, as_timedelta
@@ -36,6 +37,8 @@ from starlette_otp.exceptions import DeviceRejected, breaks_integrity
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.rows import Statement, Unit
 from starlette_otp.service.transactions import Transactions
+
+logger = logging.getLogger("starlette_otp")
 
 T = TypeVar("T")
 
@@ -85,11 +88,17 @@ class Sessions:
         transactions: over the host's sessionmaker.
         device_model: the class that mixes in DeviceMixin.
         keyring: for the digests.
+        sender: whom the signals name.
     """
 
     def __init__(
-        self, transactions: Transactions, device_model: type[Any], keyring: Keyring
+        self,
+        transactions: Transactions,
+        device_model: type[Any],
+        keyring: Keyring,
+        sender: object,
     ) -> None:
+        self._sender = sender
         self._transactions = transactions
         self._keyring = keyring
         self._device_model = device_model
@@ -282,24 +291,39 @@ class Sessions:
 
     async def revoke(self, device_or_user: object) -> None:
         """`OTP.revoke_sessions`."""
-        model = self.model
-        statement: Any
         if isinstance(device_or_user, DeviceMixin):
-            mine = model.device_id == device_or_user.id
-            statement = update(model).where(mine).values(device_id=None, verified_at=None)
+            await self._unverify(device_or_user)
         else:
             if isinstance(device_or_user, str | int | type):
                 name = type(device_or_user).__name__
                 raise TypeError(f"revoke_sessions takes a device or a user, not {name}.")
-            key = self._device_model.user_key(device_or_user)
-            if key is None:
-                return
-            statement = delete(model).where(model.user_id == key)
+            await self._end_all(device_or_user)
+
+    async def _unverify(self, device: DeviceMixin) -> None:
+        model = self.model
+        mine = update(model).where(model.device_id == device.id)
 
         async def work(session: AsyncSession) -> None:
-            await session.execute(statement)
+            await session.execute(mine.values(device_id=None, verified_at=None))
 
         await self._transactions.write(work)
+        logger.info("Sessions that %s verified are verified no longer.", device)
+
+    async def _end_all(self, user: object) -> None:
+        """End the user's sessions, and tell of each, with the browser that it knew."""
+        model = self.model
+        key = self._device_model.user_key(user)
+        if key is None:
+            return
+        query = delete(model).where(model.user_id == key).returning(model.user_agent)
+
+        async def work(session: AsyncSession) -> Sequence[str]:
+            return (await session.scalars(query)).all()
+
+        for agent in await self._transactions.write(work):
+            logger.info("A session of user %r ended (revoked), from %r by %r.", key, "", agent)
+            told = {"reason": "revoked", "address": "", "agent": agent}
+            await signals.send(signals.otp_logged_out, self._sender, user=user, device=None, **told)
 
     async def clear(self, batch: int = 1000) -> int:
         """`OTP.clear_sessions`."""

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from starlette_otp.devices.owner import convert_key, is_clean_text, table_of
-from starlette_otp.devices.users import MAX_USERNAME_LENGTH
+from starlette_otp.devices.owner import convert_key, table_of
+from starlette_otp.devices.users import MAX_USERNAME_LENGTH, names_of, normal_name
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
-from starlette_otp.service import passwords
+from starlette_otp.service.passwords import PasswordQueue, Place, is_right
 from starlette_otp.service.transactions import Transactions
 
 # The first argument is the host's request, which nothing in this room looks into.
@@ -29,36 +29,51 @@ class Users:
         device_model: type[Any],
         authenticate: Authenticate | None,
         load_user: LoadUser | None,
+        queue: PasswordQueue,
     ) -> None:
         self.model: type[Any] | None = device_model.__user_model__
         self._transactions = transactions
         self._key_column = table_of(device_model).c.user_id
         self._authenticate = authenticate
         self._load = load_user
+        self._queue = queue
 
     @property
     def can_be_loaded(self) -> bool:
         """Whether users can be loaded by their key."""
         return self._load is not None or self.model is not None
 
-    async def authenticate(self, request: Any, username: str, password: str) -> Any | None:
-        """The user with that name and password, or None."""
-        if self._authenticate is not None:
-            return await _of_host(self._authenticate(request, username, password))
-        if not hasattr(self.model, "password_hash"):
-            raise ConfigurationError(
-                "OTP needs authenticate=, since there is no user model with a password_hash."
-            )
-        return await passwords.authenticate(self.find, username, password)
+    @property
+    def has_own_check(self) -> bool:
+        """Whether the host checks names and passwords itself."""
+        return self._authenticate is not None
+
+    @property
+    def has_passwords(self) -> bool:
+        """Whether anybody checks passwords: the host, or we those of the user model."""
+        return self.has_own_check or hasattr(self.model, "password_hash")
+
+    async def ask_host(self, request: Any, username: str, password: str) -> Any | None:
+        """What the host's own `authenticate` gives."""
+        assert self._authenticate is not None  # noqa: S101
+        return await of_host(self._authenticate(request, username, password))
+
+    async def check(self, user: Any | None, password: str, place: Place) -> Any | None:
+        """That user, if it is their password and they are active; nobody takes as long."""
+        return user if await is_right(user, password, self._queue, place) else None
 
     async def find(self, username: str) -> Any | None:
-        """The user with that name in the user model, or None."""
+        """The user with that name in the user model, as typed or in its normal form, or None."""
         model = self.model
         if model is None or not hasattr(model, "username"):
             raise ConfigurationError("There is no user model with a username to look up.")
-        if len(username) > MAX_USERNAME_LENGTH or not is_clean_text(username):
+        names = names_of(username)
+        if not names:
             return None
-        query = select(model).where(model.username == username)
+        query = select(model).where(or_(*(model.username == name for name in names)))
+        if len(names) > 1:
+            # Who is stored exactly as it was typed goes first.
+            query = query.order_by(model.username != username).limit(1)
 
         async def work(session: AsyncSession) -> Any | None:
             return await session.scalar(query)
@@ -82,7 +97,7 @@ class Users:
         missing = [name for name in (*values, "set_password") if not hasattr(model, name)]
         if model is None or missing:
             raise ConfigurationError(f"There is no user model with {' and '.join(missing)}.")
-        if not 0 < len(username) <= MAX_USERNAME_LENGTH or not is_clean_text(username):
+        if not normal_name(username) or not names_of(username):
             raise ValueError(f"A username is 1 to {MAX_USERNAME_LENGTH} characters, without NUL.")
         if await self.find(username) is not None:
             raise ValueError(f"There is a user named {username!r} already.")
@@ -101,7 +116,7 @@ class Users:
         if key is None:
             return None
         if self._load is not None:
-            return await _of_host(self._load(conn, key))
+            return await of_host(self._load(conn, key))
         model = self.model
         if model is None:
             raise ConfigurationError("OTP needs load_user=, since there is no user model.")
@@ -112,7 +127,7 @@ class Users:
         return await self._transactions.read(work)
 
 
-async def _of_host(answer: Awaitable[Any]) -> Any:
+async def of_host(answer: Awaitable[Any]) -> Any:
     """What a function of the host's finds; where it looks may be away, too."""
     try:
         return await answer

@@ -14,8 +14,14 @@ from wtforms import PasswordField, SelectField, StringField, SubmitField
 from starlette_otp import clock
 from starlette_otp.devices.policies import VerifyNotAllowed
 from starlette_otp.devices.users import is_active, password_hash
-from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed, described
+from starlette_otp.exceptions import (
+    DatabaseUnavailable,
+    DeliveryFailed,
+    TooManyAttempts,
+    described,
+)
 from starlette_otp.web.base_form import BaseForm, merged
+from starlette_otp.web.password import authenticate
 from starlette_otp.web.user import attach
 
 logger = logging.getLogger("starlette_otp")
@@ -30,18 +36,24 @@ class LogoutForm(BaseForm):
 
 
 class PasswordForm(BaseForm):
-    """Username and password. The password is never written back into the page."""
+    """Username and password. The password is never written back into the page.
+
+    Attributes:
+        too_many: why no password was tried, if none was.
+    """
 
     error_messages: ClassVar[Mapping[str, str]] = {
         **BaseForm.error_messages,
         "username_required": "Please enter your username.",
         "password_required": "Please enter your password.",
         "invalid_login": "That username and password do not match. Please check both.",
+        "too_many_attempts": "There were too many wrong passwords. Please try again {wait}.",
     }
 
     username = StringField("Username")
     password = PasswordField("Password")
 
+    too_many: TooManyAttempts | None = None
     _user: Any = None
 
     def get_user(self) -> Any | None:
@@ -64,7 +76,13 @@ class PasswordForm(BaseForm):
             self.add_error("password_required", self.password)
         if not username or not password:
             return None
-        user = await self.otp.users.authenticate(self._request, username, password)
+        try:
+            user = await authenticate(self.otp, self._request, username, password)
+        except TooManyAttempts as exc:
+            self.too_many = exc
+            wait = "later" if exc.seconds is None else f"in {clock.lasting(exc.seconds)}"
+            self.add_error("too_many_attempts", wait=wait)
+            return None
         if user is None:
             self.add_error("invalid_login")
         return user

@@ -11,7 +11,9 @@ from starlette.requests import Request
 from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
+from starlette_otp.web.browser import NAME_KEY, remember
 from starlette_otp.web.forms import TICKET_KEY
+from starlette_otp.web.journal import logged_in, logged_out
 from starlette_otp.web.user import RequestUser, unwrapped
 from starlette_otp.web.verdict import Verdict, show, verdict_of
 
@@ -36,9 +38,20 @@ async def log_in(request: Request, user: Any) -> None:
     device = getattr(user, "otp_device", None)
     is_same = user is verdict.user and device is verdict.device
     begun = await _begin(request, verdict, user, device, verdict.verified_at if is_same else None)
+    noted = request.session.get(NAME_KEY)
+    if device is not None:
+        remember(request, verdict, user)
     _take_over(request, verdict, user)
+    if device is None and noted is not None:
+        request.session[NAME_KEY] = noted
+    former, was_device = verdict.user, verdict.device
     verdict.user, verdict.own = user, verdict.own and is_same
     _enter(request, verdict, begun, device, ["authenticated"])
+    if is_same:
+        return
+    if former is not None:
+        await logged_out(verdict.otp, request, former, was_device, "replaced")
+    await logged_in(verdict.otp, request, user, device)
 
 
 async def login(request: Request, device: Any) -> None:
@@ -61,13 +74,17 @@ async def login(request: Request, device: Any) -> None:
     user, otp = verdict.user, verdict.otp
     if otp.device_model.user_key(user) is None:
         raise DeviceRejected(device, "This device is not the user's.")
+    is_new = verdict.session_id is None
     if verdict.session_id is None:
         begun = await _begin(request, verdict, user, device)
     else:
         begun = await otp.sessions.renew(
             unwrapped(user), device, verdict.session_id, _token(request, verdict), _agent(request)
         )
+    remember(request, verdict, user)
     _enter(request, verdict, begun, device, request.auth.scopes)
+    if is_new:
+        await logged_in(otp, request, user, device)
 
 
 async def log_out(request: Request) -> None:
@@ -80,12 +97,15 @@ async def log_out(request: Request) -> None:
     token = _token(request, verdict)
     await verdict.otp.sessions.end(token, verdict.session_id)
     request.session.clear()
+    user, device = verdict.user, verdict.device
     verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
     verdict.token = None
     if token is not None:
         _tell(request, verdict)
     request.scope["user"] = RequestUser(UnauthenticatedUser(), None)
     request.scope["auth"] = AuthCredentials()
+    if user is not None:
+        await logged_out(verdict.otp, request, user, device, "log_out")
 
 
 async def _begin(

@@ -97,8 +97,10 @@ class OTPMiddleware:
 
 
 def _send(verdict: Verdict, send: Send, message: Message) -> Awaitable[None]:
-    """Send a message of the answer, which takes the session's cookie along if it changed."""
-    if verdict.set_cookie is not None and message["type"] == "http.response.start":
-        message.setdefault("headers", [])
-        MutableHeaders(scope=message).append("set-cookie", verdict.set_cookie)
+    """Send a message of the answer, which takes along the cookies that have changed."""
+    if message["type"] == "http.response.start":
+        for cookie in (verdict.set_cookie, verdict.browser_cookie):
+            if cookie is not None:
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message).append("set-cookie", cookie)
     return send(message)

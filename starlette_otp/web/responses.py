@@ -7,7 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable
+from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable, TooManyAttempts
 from starlette_otp.web.verdict import VERDICT, Verdict, verdict_of
 
 FOLDER = "starlette_otp.folder"
@@ -71,6 +71,12 @@ def unavailable(request: Request, folder: str | None = None) -> Response:
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     response.headers["Vary"] = "Accept"
     return response
+
+
+def too_many(refusal: TooManyAttempts) -> Response:
+    """429 as JSON, with Retry-After where it is known."""
+    body = {"detail": refusal.detail, "code": refusal.code}
+    return JSONResponse(body, 429, {**HEADERS, "Vary": "Accept", **(refusal.headers or {})})
 
 
 def local_url(verdict: Verdict, url: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
 from starlette.templating import Jinja2Templates
@@ -11,10 +11,14 @@ from starlette_otp.keyring import Keyring
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.sessions import Sessions
+from starlette_otp.service.throttle import Throttle
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import Users
 from starlette_otp.service.verification import Verification
 from starlette_otp.web.cookie import SessionCookie
+
+AllowAttempt = Callable[[Any, str], Awaitable[bool]]
+ClientAddress = Callable[[Any], str | None]
 
 
 class Site(Protocol):
@@ -33,3 +37,6 @@ class Site(Protocol):
     verification: Verification
     challenges: Challenges
     sessions: Sessions
+    throttle: Throttle
+    allow_attempt: AllowAttempt | None
+    client_address: ClientAddress

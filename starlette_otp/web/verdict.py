@@ -25,7 +25,8 @@ class Verdict:
 
     `user` is None for anonymous. `away` says that the database could not be asked. `routes` are
     those of the application below `root_path`, where they can be seen. `token` is the session's new
-    one, if it got one in this request; `set_cookie` tells the client.
+    one, if it got one in this request; `set_cookie` tells the client, and
+    `browser_cookie` makes the browser a known one.
     """
 
     otp: Site
@@ -39,6 +40,7 @@ class Verdict:
     routes: Sequence[Any] = ()
     token: str | None = None
     set_cookie: str | None = None
+    browser_cookie: str | None = None
 
 
 def verdict_of(conn: HTTPConnection) -> Verdict:

@@ -16,10 +16,19 @@ from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.resources import TEMPLATES
 from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.body import MAX_BODY
+from starlette_otp.web.browser import remember
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
 from starlette_otp.web.login import log_in, log_out, login
-from starlette_otp.web.responses import HEADERS, local_url, page, safe_path, unavailable
+from starlette_otp.web.responses import (
+    HEADERS,
+    accepts_html,
+    local_url,
+    page,
+    safe_path,
+    too_many,
+    unavailable,
+)
 from starlette_otp.web.verdict import verdict_of
 
 
@@ -80,6 +89,9 @@ class LoginView(OTPEndpoint):
                 form.add_error("invalid_login" if token is None else "invalid_token", token)
         elif getattr(form, "is_repeated", False):
             return RedirectResponse(await self.next_url(request), 303, HEADERS)
+        refusal = getattr(form, "too_many", None)
+        if refusal is not None and not accepts_html(request):
+            return too_many(refusal)
         return self.render(request, form)
 
     def is_late(self, request: Request, form: Any) -> bool:
@@ -108,6 +120,8 @@ class LoginView(OTPEndpoint):
             otp = verdict_of(request).otp
             if isinstance(form, self.password_form) and self.two_stage:
                 has_device = await otp.enrolment.user_has_device(user)
+                if not has_device:
+                    remember(request, verdict_of(request), user)
                 if has_device:
                     here = request.url.replace(scheme="", netloc="")
                     target = str(here.include_query_params(**{self.redirect_field_name: target}))

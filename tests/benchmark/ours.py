@@ -11,7 +11,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
-from starlette_otp import OTP, OTPMiddleware, SessionAuthBackend, log_in, login, requires_otp
+from starlette_otp import (
+    OTP,
+    OTPMiddleware,
+    PasswordQueue,
+    SessionAuthBackend,
+    log_in,
+    login,
+    requires_otp,
+)
 from starlette_otp import models as tables
 from tests.benchmark.common import POOL, SECRET_KEY, database_url
 
@@ -20,7 +28,9 @@ tables.TOTPDevice.throttle_factor = 0
 tables.TOTPDevice.max_failures = None
 
 engine = create_async_engine(tables.database_url(database_url()), pool_size=POOL, max_overflow=0)
-otp = OTP(async_sessionmaker(engine), tables.Device, secret_key=SECRET_KEY)
+# All requests come from one address.
+queue = PasswordQueue(places=1000, per_name=1000, per_address=1000)
+otp = OTP(async_sessionmaker(engine), tables.Device, secret_key=SECRET_KEY, password_queue=queue)
 
 
 def verdict(accepted: bool) -> Response:

@@ -1,0 +1,100 @@
+"""Known browsers: who has signed in to an account here before has tries of their own.
+
+OWASP's device cookies: a signed cookie names the browser and the accounts, by digests of their
+names, so that guesses from elsewhere lock nobody out of a browser of theirs.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+from typing import Any
+
+from itsdangerous import BadData, URLSafeTimedSerializer
+from starlette.datastructures import Headers
+from starlette.requests import HTTPConnection, cookie_parser
+from starlette.responses import Response
+
+from starlette_otp.keyring import Keyring
+from starlette_otp.web.site import Site
+from starlette_otp.web.verdict import Verdict
+
+COOKIE = "otp_browser"
+MAX_AGE = timedelta(days=180)
+"""How long a browser is known after its last log-in."""
+MAX_ACCOUNTS = 10
+"""Of one browser; the one that has not signed in for longest is forgotten first."""
+NAME_KEY = "otp_name"
+"""Where the session holds whose password was right here, until a device verifies it."""
+
+
+def browser_of(otp: Site, conn: HTTPConnection, name_digest: str) -> str | None:
+    """What names this browser, if it has signed in to the account of that name before.
+
+    Args:
+        otp: the application's.
+        conn: the request.
+        name_digest: of the name that was typed.
+    """
+    browser, accounts = _read(otp.keyring, conn)
+    return browser if _short(name_digest) in accounts else None
+
+
+def note_name(otp: Site, conn: HTTPConnection, name_digest: str, user: Any) -> None:
+    """Note that the password of that name was right here."""
+    if "session" in conn.scope:
+        conn.session[NAME_KEY] = f"{_short(name_digest)} {_owner(otp, user)}"
+
+
+def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
+    """Know this browser from now on, if it is where the user's password was typed.
+
+    A password alone makes no browser known: who has stolen one would collect tries for the next.
+    """
+    otp = verdict.otp
+    name, _, owner = str(conn.session.pop(NAME_KEY, "")).partition(" ")
+    if not name or owner != _owner(otp, user):
+        return
+    browser, accounts = _read(otp.keyring, conn)
+    browser = browser or _new_browser()
+    accounts = [name, *(other for other in accounts if other != name)][:MAX_ACCOUNTS]
+    carrier = Response()
+    carrier.set_cookie(
+        COOKIE,
+        _serializer(otp.keyring).dumps([browser, *accounts]),
+        max_age=int(MAX_AGE.total_seconds()),
+        path=verdict.root_path or "/",
+        secure=conn.url.scheme == "https",
+        httponly=True,
+        samesite="lax",
+    )
+    verdict.browser_cookie = carrier.headers["set-cookie"]
+
+
+def _read(keyring: Keyring, conn: HTTPConnection) -> tuple[str | None, list[str]]:
+    """The browser's name and its accounts; None and none without a cookie of ours."""
+    header = Headers(raw=conn.scope.get("headers", [])).get("cookie", "")
+    signed = cookie_parser(header).get(COOKIE)
+    if not signed:
+        return None, []
+    try:
+        browser, *accounts = _serializer(keyring).loads(signed, int(MAX_AGE.total_seconds()))
+    except BadData:
+        return None, []
+    return browser, accounts
+
+
+def _serializer(keyring: Keyring) -> URLSafeTimedSerializer:
+    return URLSafeTimedSerializer(keyring.browsers, salt="browser")
+
+
+def _new_browser() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def _short(digest: str) -> str:
+    return digest[:32]
+
+
+def _owner(otp: Site, user: Any) -> str:
+    return _short(otp.keyring.digests("login name of", str(otp.device_model.user_key(user)))[0])
