@@ -59,7 +59,7 @@ async def test_log_in_begins_a_session(otp: OTP, sessions: Sessions, alice: User
         assert (row.user_id, row.device_id, row.verified_at) == (alice.id, None, None)
         assert row.user_agent == "X" * 255
         assert row.token_digest not in it.cookie
-        assert row.expires_at - row.created_at == OTPSession.max_age
+        assert row.expires_at - row.created_at == OTPSession.idle_age
 
 
 async def test_log_in_verifies_a_user_with_an_otp_device(

@@ -31,7 +31,11 @@ class OTPSessionMixin:
     __tablename__ = "otp_session"
 
     max_age: ClassVar[timedelta | float] = timedelta(days=14)
-    """How long a session lives from its log-in or verification; a timedelta or seconds."""
+    """How long a session lives from its log-in, whatever tokens follow (NIST SP 800-63B-4 section
+    2.2.3: at AAL2 at most 24 hours); a timedelta or seconds."""
+    idle_age: ClassVar[timedelta | float | None] = timedelta(days=3)
+    """How long it lives after it was last seen (ibidem: at AAL2 at most an hour), which is written
+    once in ten minutes, so that it may be that much less; None: no matter."""
     cookie_name: ClassVar[str] = "otp_session"
     """Another for each OTP of a site. `__Host-` before it keeps other hosts of the domain from
     setting it (RFC 6265bis section 4.1.3.2)."""

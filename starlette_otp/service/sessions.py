@@ -13,10 +13,12 @@ from typing import Any, TypeVar
 
 from sqlalchemy import (
     ColumnElement,
+    Interval,
     Select,
     and_,
     bindparam,
     delete,
+    func,
     insert,
     inspect,
     literal,
@@ -53,6 +55,8 @@ _RENEWED = (
     "former_digest",
     "former_until",
 )
+_SEEN_AGE = timedelta(minutes=10)
+"""How often it is written when a session was seen, at most."""
 _FORMER_AGE = timedelta(seconds=30)
 """How long a token still tells who it is after a verification gave its session another one."""
 _GONE = "The device or its user has gone meanwhile."
@@ -62,7 +66,8 @@ _GONE = "The device or its user has gone meanwhile."
 class Found:
     """What a session's row says: the user, the device that verified them, and when.
 
-    `own` says that the user object is this request's alone.
+    `own` says that the user object is this request's alone, `is_due` that it is to be noted that
+    the session was seen.
     """
 
     user: Any
@@ -70,6 +75,7 @@ class Found:
     verified_at: datetime | None
     session_id: int | None
     own: bool = False
+    is_due: bool = False
 
 
 @dataclass(slots=True)
@@ -126,7 +132,8 @@ class Sessions:
         devices, users = self._device_model, self._device_model.__user_model__
         is_own = user is None and users is not None
         models = (devices, users) if is_own else (devices,)
-        values = {**self._named(digests), "now": clock.now()}
+        now = clock.now()
+        values = {**self._named(digests), "now": now}
         if user is not None:
             values["owner"] = devices.user_key(user)
 
@@ -143,17 +150,59 @@ class Sessions:
         rows = rows or await find(True)
         if not rows:
             return None
-        session_id, user_key, verified_at, fingerprint, device = rows[0][:5]
+        session_id, user_key, verified_at, fingerprint, created_at, expires_at, device = rows[0][:7]
         device = None if is_former else device
         if is_own:
-            user = rows[0][5]
+            user = rows[0][7]
         elif user is None:
             user = await load_user(user_key)
         if user is None or not is_active(user):
             return None
         if not self._keyring.digest_matches("password", password_hash(user), fingerprint):
             return None
-        return Found(user, device, verified_at if device else None, session_id, is_own)
+        is_due = not is_former and self._is_due(created_at, expires_at, now)
+        return Found(user, device, verified_at if device else None, session_id, is_own, is_due)
+
+    def _is_due(self, created_at: datetime, expires_at: datetime, now: datetime) -> bool:
+        """Whether a session, seen now, would end later than its row says, by what is worth it."""
+        idle = self._idle_age
+        if idle is None or expires_at >= now + idle - min(_SEEN_AGE, idle / 4):
+            return False
+        return expires_at < created_at + self._max_age
+
+    async def seen(self, session_id: int) -> None:
+        """Note that a session was seen: it ends `idle_age` from now, or when `max_age` is over."""
+        now = clock.now()
+        end = now + (self._idle_age or self._max_age)
+        values = {"session": session_id, "now": now, "new_expires_at": end}
+
+        async def work(unit: Unit) -> None:
+            await unit.all(self._seen, max_age=self._max_age, **values)
+
+        await self._transactions.run("AUTOCOMMIT", (self.model,), work)
+
+    @cached_property
+    def _seen(self) -> Statement:
+        table = table_of(self.model)
+        # One that has ended meanwhile stays so.
+        mine = table.c.id == bindparam("session"), table.c.expires_at > bindparam("now")
+        query = update(table).where(*mine).values({table.c.expires_at: self._end()})
+        return Statement(lambda *what: query.returning(*what), table.c.id)
+
+    def _end(self) -> ColumnElement[Any]:
+        """When a session ends that is seen now, as a part of its UPDATE."""
+        created_at = table_of(self.model).c.created_at
+        latest = created_at + bindparam("max_age", type_=Interval)
+        return func.least(latest, bindparam("new_expires_at", type_=created_at.type))
+
+    @property
+    def _max_age(self) -> timedelta:
+        return as_timedelta(self.model.max_age)
+
+    @property
+    def _idle_age(self) -> timedelta | None:
+        age = self.model.idle_age
+        return None if age is None else as_timedelta(age)
 
     @cache  # noqa: B019  # a handful of statements, as long as the OTP
     def _find(self, with_user: bool, of_user: bool, is_former: bool) -> Statement:
@@ -175,7 +224,8 @@ class Sessions:
             # A session can't load rows of a kind that this host does not declare.
             return make(*what, known=[device.kind.in_(devices.kinds())])
 
-        own = row.id, row.user_id, row.verified_at, row.password_fingerprint
+        own = [row.id, row.user_id, row.verified_at, row.password_fingerprint]
+        own += [row.created_at, row.expires_at]
         models = [devices, users] if with_user else [devices]
         return Statement(make, *own, *models, for_session=for_session)
 
@@ -252,7 +302,8 @@ class Sessions:
         former, now = self._digests(former_token), clock.now()
         row["former_digest"] = former[0] if former else None
         row["former_until"] = now + _FORMER_AGE
-        values = {"now": now, **{f"new_{name}": row[name] for name in _RENEWED}}
+        values = {f"new_{name}": row[name] for name in _RENEWED}
+        values |= {"now": now, "max_age": self._max_age}
 
         async def work(unit: Unit) -> int | None:
             mine = {"session": session_id, "owner": row["user_id"]}
@@ -275,6 +326,7 @@ class Sessions:
         its_device = device.id == bindparam("new_device_id"), device.confirmed
         owner: Any = bindparam("owner")
         values: Any = {table.c[name]: bindparam(f"new_{name}") for name in _RENEWED}
+        values[table.c.expires_at] = self._end()
         query = update(table).where(*mine, table.c.user_id == owner)
         query = query.where(*its_device, device.user_id == table.c.user_id).values(values)
         return Statement(lambda *what: query.returning(*what), table.c.id)
@@ -383,7 +435,7 @@ class Sessions:
             "device_id": None,
             "created_at": now,
             "verified_at": None if device is None else verified_at or now,
-            "expires_at": now + as_timedelta(self.model.max_age),
+            "expires_at": now + min(self._max_age, self._idle_age or self._max_age),
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
         }
 

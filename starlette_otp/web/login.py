@@ -99,7 +99,7 @@ async def log_out(request: Request) -> None:
     request.session.clear()
     user, device = verdict.user, verdict.device
     verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
-    verdict.token = None
+    verdict.token, verdict.is_due = None, False
     if token is not None:
         _tell(request, verdict)
     request.scope["user"] = RequestUser(UnauthenticatedUser(), None)
@@ -153,7 +153,7 @@ def _agent(request: Request) -> str:
 def _enter(
     request: Request, verdict: Verdict, begun: Begun, device: Any | None, scopes: Sequence[str]
 ) -> None:
-    verdict.token = begun.token
+    verdict.token, verdict.is_due = begun.token, False
     _tell(request, verdict)
     verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
     verdict.device = device

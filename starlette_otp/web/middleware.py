@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from starlette_otp.exceptions import ConfigurationError, is_away
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import FOUND, find_session
 from starlette_otp.web.guards import refuse_open_routes
@@ -79,8 +80,17 @@ class OTPMiddleware:
             if found is not None:
                 verdict.user, verdict.device, verdict.own = found.user, found.device, found.own
                 verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
+                verdict.is_due = found.is_due
         show(scope, verdict, getattr(scope.get("auth"), "scopes", ()))
         await self.app(scope, receive, send)
+        if verdict.is_due and verdict.session_id is not None:
+            await self._note_seen(verdict.session_id)
+
+    async def _note_seen(self, session_id: int) -> None:
+        """Write that a session was seen, after the answer, for which nobody waits any more."""
+        # A database that is away is told of by the next request.
+        with suppress(DatabaseUnavailable):
+            await self.otp.sessions.seen(session_id)
 
     async def _find(self, scope: Scope, verdict: Verdict, user: Any) -> Found | None:
         """What our session says of a user whom another backend found."""

@@ -36,6 +36,7 @@ class Verdict:
     verified_at: datetime | None = None
     session_id: int | None = None
     own: bool = False
+    is_due: bool = False
     away: bool = False
     routes: Sequence[Any] = ()
     token: str | None = None
