@@ -72,6 +72,7 @@ async def test_the_smallest_application_signs_in(app_module: Any) -> None:
         answer = await browser.log_in(totp_token(secret), url=sent.headers["location"])
         assert answer.headers["location"] == "/vault"
         assert (await browser.get("/vault")).text == "hello alice"
+    assert app_module.engine.sync_engine.hide_parameters
     await app_module.engine.dispose()
 
 
@@ -121,6 +122,34 @@ def test_the_hosts_own_models_make_an_otp() -> None:
     models = execute(snippet("class Base(DeclarativeBase)"), "own_models")
     otp = OTP(async_sessionmaker(), models.Device, secret_key=SECRET_KEY)
     assert set(otp.device_model.kinds()) == {"totp", "static"}
+
+
+async def test_the_application_over_the_hosts_own_models(
+    empty_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """README's application and user work over README's own models, as it says."""
+    monkeypatch.setenv("DATABASE_URL", empty_url)
+    monkeypatch.setenv("SECRET_KEY", SECRET_KEY)
+    models = execute(snippet("class Base(DeclarativeBase)"), "models")
+    monkeypatch.setitem(sys.modules, "models", models)
+    ready_made = "from starlette_otp.models import Device, database_url"
+    own = "from models import Device\nfrom starlette_otp.models import database_url"
+    text = snippet("app = Starlette(")
+    assert ready_made in text
+    app = types.ModuleType("app")
+    monkeypatch.setitem(sys.modules, "app", app)
+    exec(compile(text.replace(ready_made, own), "README.md (own app)", "exec"), app.__dict__)
+    text = snippet("async def make_user").replace("from starlette_otp.models", "from models")
+    async with app.engine.begin() as connection:
+        await connection.run_sync(models.Base.metadata.create_all)
+    url, _ = await execute(text, "users").make_user("alice", PASSWORD)
+    assert "/Acme:alice?" in url
+    secret = base64.b32decode(url.partition("secret=")[2].partition("&")[0])
+    async with Browser(app.app) as browser:
+        sent = await browser.get("/vault")
+        await browser.log_in(totp_token(secret), url=sent.headers["location"])
+        assert (await browser.get("/vault")).text == "hello alice"
+    await app.engine.dispose()
 
 
 async def test_an_own_form_and_an_overridden_template(app_module: Any, tmp_path: Path) -> None:
