@@ -1,6 +1,7 @@
 """Two-factor authentication with one-time passwords for Starlette and FastAPI."""
 
 from starlette_otp.devices import (
+    ChallengeLimitMixin,
     DeviceMixin,
     EmailDeviceMixin,
     HOTPDeviceMixin,
@@ -20,6 +21,7 @@ from starlette_otp.exceptions import (
     OTPError,
     SecretUnreadable,
     TooManyAttempts,
+    TooManyPending,
     TransactionRequired,
 )
 from starlette_otp.mailer import SMTPMailer
@@ -54,6 +56,7 @@ from starlette_otp.web.views import LoginView, LogoutView
 __all__ = [
     "OTP",
     "BaseForm",
+    "ChallengeLimitMixin",
     "ConfigurationError",
     "DatabaseUnavailable",
     "DeliveryFailed",
@@ -82,6 +85,7 @@ __all__ = [
     "StaticTokenMixin",
     "TOTPDeviceMixin",
     "TooManyAttempts",
+    "TooManyPending",
     "TransactionRequired",
     "UserMixin",
     "authenticate",

@@ -54,6 +54,18 @@ class DeliveryFailed(OTPError):
         self.device = device
 
 
+class TooManyPending(OTPError):
+    """A user has as many devices that wait to be confirmed as there may be.
+
+    Attributes:
+        limit: how many that is.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The user has {limit} unconfirmed devices already; confirm one of them.")
+        self.limit = limit
+
+
 class SecretUnreadable(OTPError):
     """A device's secret does not decrypt: tampered with, swapped, or made under a retired key.
 

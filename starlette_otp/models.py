@@ -11,6 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.limits import ChallengeLimitMixin
 from starlette_otp.devices.sessions import OTPSessionMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.throttle import LoginThrottleMixin
@@ -68,6 +69,12 @@ class StaticDevice(StaticDeviceMixin, Device):
 
 class StaticToken(StaticTokenMixin, Base):
     """A recovery code's digest."""
+
+    __device_model__ = Device
+
+
+class ChallengeLimit(ChallengeLimitMixin, Base):
+    """What was sent to a user or to an address."""
 
     __device_model__ = Device
 

@@ -150,6 +150,7 @@ class OTP(Generic[D]):
 
         Raises:
             ValueError: the user is nobody.
+            TooManyPending: it is unconfirmed, and so are `max_pending` others of the user's.
         """
         await self.enrolment.add_device(user, device)
         return device
@@ -338,6 +339,15 @@ class OTP(Generic[D]):
         """
         await self.throttle.clear(batch)
         return await self.sessions.clear(batch)
+
+    async def clear_pending(self, batch: int = 1000) -> int:
+        """Delete devices that were not confirmed in time, and counts of challenges of days ago.
+
+        Returns:
+            How many devices there were.
+        """
+        await self.challenges.clear(batch)
+        return await self.enrolment.clear_pending(batch)
 
     # Transactions of ours, for a host that writes next to it.
 

@@ -130,9 +130,16 @@ def addstatictoken(username: str, token: str | None, app: str | None) -> None:
 @app_option
 @speaking
 def clearsessions(batch: int, app: str | None) -> None:
-    """Delete expired sessions."""
-    deleted = asyncio.run(load_otp(app).clear_sessions(batch))
+    """Delete expired sessions, and devices that were not confirmed in time."""
+    otp = load_otp(app)
+
+    async def work() -> tuple[int, int]:
+        return await otp.clear_sessions(batch), await otp.clear_pending(batch)
+
+    deleted, pending = asyncio.run(work())
     click.echo(f"Deleted {deleted} expired session{'' if deleted == 1 else 's'}.")
+    if pending:
+        click.echo(f"Deleted {pending} device{'' if pending == 1 else 's'} never confirmed.")
 
 
 @main.command("rotate-keys")

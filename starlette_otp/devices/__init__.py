@@ -3,6 +3,7 @@
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.limits import ChallengeLimitMixin
 from starlette_otp.devices.policies import (
     CooldownMixin,
     GenerateNotAllowed,
@@ -19,6 +20,7 @@ from starlette_otp.devices.users import UserMixin
 from starlette_otp.oath import secret_from_base32
 
 __all__ = [
+    "ChallengeLimitMixin",
     "CooldownMixin",
     "DeviceMixin",
     "EmailDeviceMixin",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from typing import Any, ClassVar, Self, TypeVar
 
 from jinja2 import Environment
@@ -28,6 +29,7 @@ from sqlalchemy.orm import (
     validates,
 )
 
+from starlette_otp import clock
 from starlette_otp.devices.owner import (
     convert_key,
     is_clean_text,
@@ -68,6 +70,12 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     __session_model__: ClassVar[type[Any] | None] = None
     __static_token_model__: ClassVar[type[Any] | None] = None
     __login_throttle_model__: ClassVar[type[Any] | None] = None
+    __challenge_limit_model__: ClassVar[type[Any] | None] = None
+
+    pending_max_age: ClassVar[float | None] = 600
+    """Seconds in which a new device has to be confirmed; None: any time."""
+    max_pending: ClassVar[int | None] = 5
+    """Devices that wait to be confirmed, of one user; None: any number."""
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     kind: Mapped[str] = mapped_column(String(32))
@@ -216,10 +224,23 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
             )
         return cls.__environment__
 
+    @property
+    def is_pending(self) -> bool:
+        """Whether the device waits to be confirmed, or did so for too long."""
+        return not self.confirmed and self.last_used_at is None
+
+    @property
+    def pending_expired(self) -> bool:
+        """Whether the device was not confirmed in time, and so is as good as none."""
+        made_at, max_age = self.created_at, self.pending_max_age
+        if not self.is_pending or max_age is None or made_at is None:
+            return False
+        return clock.now() - made_at >= timedelta(seconds=max_age)
+
     # The contract.
 
     @classmethod
-    def missing(cls) -> str | None:
+    def missing_setting(cls) -> str | None:
         """What a kind lacks to do its part as the host has set it up, in one sentence; or None.
 
         OTP warns of it when it is made, and forms do not offer such devices.
@@ -258,12 +279,25 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         context: dict[str, Any] = self.__dict__.setdefault("_delivery", {})
         return context
 
+    @property
+    def asking_browser(self) -> str | None:
+        """What tells the browser that asks from others; None in a call without a request.
+
+        Set for the one attempt or challenge, never stored.
+        """
+        known: str | None = self.__dict__.get("_asking_browser")
+        return known
+
+    @asking_browser.setter
+    def asking_browser(self, browser: str | None) -> None:
+        self.__dict__["_asking_browser"] = browser
+
     async def generate_is_allowed(self) -> Permission:
         """Whether a challenge may be made now: `(True, None)` or `(False, evidence)`."""
         if isinstance(self, CooldownMixin):
             # Also when a kind names the mixin after its device class.
             return await CooldownMixin.generate_is_allowed(self)
-        return True, None
+        return await ThrottlingMixin.verify_is_allowed(self)
 
     async def verify_is_allowed(self) -> Permission:
         """Whether a token may be tried now: `(True, None)` or `(False, evidence)`.

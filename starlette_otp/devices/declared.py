@@ -9,6 +9,7 @@ from sqlalchemy import inspect
 
 from starlette_otp.devices.base import DeviceMixin, parse_persistent_id
 from starlette_otp.devices.owner import user_key_column
+from starlette_otp.devices.policies import CooldownMixin
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError
 
@@ -55,10 +56,17 @@ def check_declared(device_model: Any) -> None:
 
 
 def warn_of_missing(device_model: type[DeviceMixin]) -> None:
-    """Log one warning for each declared kind that can't do its part."""
+    """Log one warning for each declared kind that can't do its part, or not all of it."""
     for kind in device_model.kinds().values():
-        if (missing := kind.missing()) is not None:
+        if (missing := kind.missing_setting()) is not None:
             logger.warning("%s These devices are offered to nobody.", missing)
+    waiting = [kind for kind in device_model.kinds().values() if issubclass(kind, CooldownMixin)]
+    if waiting and device_model.__challenge_limit_model__ is None:
+        logger.warning(
+            "There is no table that counts challenges, so that every device waits alone and sends "
+            "any number a day: declare a class with ChallengeLimitMixin and __device_model__ = %s.",
+            device_model.__name__,
+        )
 
 
 def _check_kinds(device_model: type[DeviceMixin]) -> None:

@@ -49,12 +49,20 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         return check_address(value) if value else None
 
     @classmethod
-    def missing(cls) -> str | None:
+    def missing_setting(cls) -> str | None:
         """What these devices lack to mail anything, in one sentence; or None."""
         if cls.mailer is None:
             return f"{cls.__name__} has no mailer."
         composes = cls.compose is EmailDeviceMixin.compose
         return f"{cls.__name__} has no sender." if composes and not cls._sender() else None
+
+    def challenge_destination(self, user: object) -> str | None:
+        """The address, or None where there is none to mail to."""
+        try:
+            address = check_address(self.email or getattr(user, "email", None))
+        except ValueError:
+            return None
+        return with_a_labels(address).casefold()
 
     async def prepare_challenge(self, **context: Any) -> str:
         """Make a new token; who can't send gets none."""

@@ -28,6 +28,7 @@ class GenerateNotAllowed(StrEnum):
     """Why a device may not make a challenge now."""
 
     COOLDOWN_DURATION_PENDING = "COOLDOWN_DURATION_PENDING"
+    DAILY_LIMIT_REACHED = "DAILY_LIMIT_REACHED"
 
 
 class TimestampMixin:
@@ -118,19 +119,35 @@ class ThrottlingMixin:
 
 
 class CooldownMixin:
-    """A wait between challenges, so that nobody's inbox is flooded."""
+    """A wait between challenges, so that nobody's inbox is flooded.
+
+    With a table for it (`ChallengeLimitMixin`) the wait is that of the user and of the address,
+    and there is a limit a day; else each device waits alone.
+    """
 
     cooldown_duration: ClassVar[float] = 60
     """Seconds; 0 disables the wait."""
+    max_challenges_per_day: ClassVar[int | None] = 20
+    """To one user, and to one address; those that a token has answered aside. None: any number."""
 
     last_generated_timestamp: Mapped[datetime | None] = mapped_column(
         DateTime(timezone=True), use_existing_column=True
     )
 
+    def challenge_destination(self, user: object) -> str | None:
+        """Where a challenge of this user's device goes, spelled alike for all that go there.
+
+        None where only the user is known: a kind that has addresses or numbers says which.
+        """
+        return None
+
     @property
     def next_generation_at(self) -> datetime | None:
         """When the next challenge may be made; None when it may be made now."""
-        made_at = self.last_generated_timestamp
+        return self.next_after(self.last_generated_timestamp)
+
+    def next_after(self, made_at: datetime | None) -> datetime | None:
+        """When the wait after a challenge of that time is over; None when it is."""
         if made_at is None or not self.cooldown_duration:
             return None
         now, wait = clock.now(), timedelta(seconds=self.cooldown_duration)
@@ -141,8 +158,13 @@ class CooldownMixin:
         """Whether a challenge may be made now.
 
         Returns:
-            `(True, None)`, or `(False, {"reason", "next_generation_at"})`.
+            `(True, None)`, or `(False, {"reason", "next_generation_at"})`; of a device that is
+            locked or stopped what `verify_is_allowed` says.
         """
+        if isinstance(self, ThrottlingMixin):
+            allowed, why = await ThrottlingMixin.verify_is_allowed(self)
+            if not allowed:
+                return False, why
         next_at = self.next_generation_at
         if next_at is None:
             return True, None
@@ -166,6 +188,15 @@ class CooldownMixin:
 def refusal_in_words(evidence: dict[str, Any] | None) -> str:
     """Why no challenge was made, as the message that the user gets in its place."""
     evidence = evidence or {}
+    if evidence.get("reason") == VerifyNotAllowed.N_FAILED_ATTEMPTS:
+        until = evidence["locked_until"]
+        wait = "once the device has been reset" if until is None else clock.in_words(until)
+        return f"After wrong tokens this device has to wait. Please try again {wait}."
+    if evidence.get("reason") == GenerateNotAllowed.DAILY_LIMIT_REACHED:
+        return (
+            "No more tokens are sent today. Next generation allowed "
+            f"{clock.in_words(evidence['next_generation_at'])}."
+        )
     if evidence.get("reason") == GenerateNotAllowed.COOLDOWN_DURATION_PENDING:
         return (
             "Token generation cooldown period has not expired yet. Next generation allowed "

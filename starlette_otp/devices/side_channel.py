@@ -34,22 +34,33 @@ class SideChannelDeviceMixin(CooldownMixin, DeviceMixin):
         DateTime(timezone=True), use_existing_column=True
     )
 
+    asked_by: Mapped[str | None] = mapped_column(String(64), use_existing_column=True)
+
     def accepts(self, token: str) -> bool:
-        """Whether a token is out, and `token` can be it: six digits, spaces and dashes aside."""
-        return self._is_out and oath.canonical_digits(token, TOKEN_DIGITS) is not None
+        """Whether a token is out for who asks, and `token` can be it: six digits."""
+        return (
+            self._is_out
+            and self._is_asked_here
+            and oath.canonical_digits(token, TOKEN_DIGITS) is not None
+        )
 
     async def prepare_challenge(self, **context: Any) -> str:
-        """Make a new token, of which the row gets a keyed digest; an older one is dead."""
+        """Make a new token, of which the row gets a keyed digest; an older one is dead.
+
+        Made for a browser it is good there only (ASVS 6.6.2).
+        """
         token = str(secrets.randbelow(10**TOKEN_DIGITS)).zfill(TOKEN_DIGITS)
         self.token_digest = self.keyring().digests(self._purpose, token)[0]
         self.valid_until = clock.now() + timedelta(seconds=self.token_validity)
+        browser = self.asking_browser
+        self.asked_by = browser and self.keyring().digests("browser", browser)[0]
         self.delivery["token"] = token
         return self.challenge_message
 
     async def check_token(self, token: str) -> bool:
         """Accept the token that is out, once."""
         plain_token = oath.canonical_digits(token, TOKEN_DIGITS)
-        if plain_token is None or not self._is_out:
+        if plain_token is None or not self._is_out or not self._is_asked_here:
             return False
         if not self.keyring().digest_matches(self._purpose, plain_token, self.token_digest or ""):
             return False
@@ -62,7 +73,13 @@ class SideChannelDeviceMixin(CooldownMixin, DeviceMixin):
             self._forget_token()
 
     def _forget_token(self) -> None:
-        self.token_digest = self.valid_until = None
+        self.token_digest = self.valid_until = self.asked_by = None
+
+    @property
+    def _is_asked_here(self) -> bool:
+        if self.asked_by is None:
+            return True
+        return self.keyring().digest_matches("browser", self.asking_browser or "", self.asked_by)
 
     @property
     def _is_out(self) -> bool:

@@ -12,6 +12,7 @@ from starlette_otp.devices.base import locked
 from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
 from starlette_otp.exceptions import DeliveryFailed, described
 from starlette_otp.service.enrolment import one_of
+from starlette_otp.service.limits import Limits
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
@@ -30,22 +31,41 @@ class Challenges:
         self._transactions = transactions
         self._device_model = device_model
         self._sender = sender
+        self._limits = Limits(device_model)
 
     async def generate(
-        self, user: object, device_id: str, *, confirming: bool = False, **context: Any
+        self,
+        user: object,
+        device_id: str,
+        browser: str | None = None,
+        /,
+        *,
+        confirming: bool = False,
+        **context: Any,
     ) -> str | None:
-        """`OTP.generate_challenge`."""
+        """`OTP.generate_challenge`, and in `browser` what tells the browser that asks from others.
+
+        Its token is then accepted in attempts of that browser only (ASVS 6.6.2).
+        """
         confirmed = None if confirming else True
         query = one_of(self._device_model, user, device_id, confirmed)
 
         async def work(session: AsyncSession) -> tuple[Any, str | None]:
             device = await session.scalar(locked(query))
-            if device is None or not device.is_interactive():
+            if device is None or device.pending_expired or not device.is_interactive():
                 return None, None
             allowed, why = await device.generate_is_allowed()
             if not allowed:
                 return None, refusal_in_words(why)
-            return device, await device.generate_challenge(**context)
+            counts = await self._limits.lock(session, user, device)
+            why = self._limits.refusal(counts, user, device)
+            if why is not None:
+                return None, refusal_in_words(why)
+            device.asking_browser = browser
+            message = await device.generate_challenge(**context)
+            for count in counts if message is not None else ():
+                count.note(device.last_generated_timestamp)
+            return device, message
 
         device, message = await self._transactions.write(work)
         if device is None or message is None:
@@ -59,6 +79,10 @@ class Challenges:
         await signals.send(signals.otp_challenge_sent, self._sender, user=user, device=device)
         return message
 
+    async def clear(self, batch: int = 1000) -> None:
+        """Delete counts of challenges that count no more, `batch` rows a transaction."""
+        await self._limits.clear(self._transactions, batch)
+
     async def _retract(self, user: object, failed: Any) -> None:
         # Unconfirmed meanwhile or not: its token is dead.
         query = one_of(self._device_model, user, failed.persistent_id, confirmed=None)
@@ -67,7 +91,9 @@ class Challenges:
             device = await session.scalar(locked(query))
             if device is not None:
                 device.retract_challenge(failed)
-                if isinstance(device, CooldownMixin):
+                if isinstance(device, CooldownMixin) and await self._limits.give_back(
+                    session, user, failed
+                ):
                     device.cooldown_return(failed)
 
         await self._transactions.write(work)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, false, func, select
+from sqlalchemy import ColumnElement, Select, delete, false, func, inspect, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from starlette_otp import signals
+from starlette_otp import clock, signals
 from starlette_otp.devices.base import (
     check_device_id,
     locked,
     parse_persistent_id,
     require_read_committed,
 )
+from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.exceptions import ConfigurationError, TransactionRequired
+from starlette_otp.exceptions import ConfigurationError, TooManyPending, TransactionRequired
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
@@ -101,6 +104,8 @@ class Enrolment:
                 query = type(device).devices_for_user(user, None).where(unless).limit(1)
                 if (there := await session.scalar(query)) is not None:
                     return there
+            if not device.confirmed:
+                await self._check_pending(session, user, device)
             session.add(device)
             return device
 
@@ -108,6 +113,45 @@ class Enrolment:
         if added is device and device.confirmed:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
         return added
+
+    async def _check_pending(self, session: AsyncSession, user: object, device: Any) -> None:
+        """Refuse an unconfirmed device too many, of several at once, too."""
+        limit, mapper = device.max_pending, {"mapper": inspect(self._device_model)}
+        if limit is None:
+            return
+        name = f"{table_of(self._device_model).fullname} pending {device.user_id}"
+        turn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+        await session.execute(select(func.pg_advisory_xact_lock(turn)), bind_arguments=mapper)
+        found = await session.scalars(self._device_model.devices_for_user(user, confirmed=False))
+        if sum(other.is_pending and not other.pending_expired for other in found) >= limit:
+            raise TooManyPending(limit)
+
+    async def clear_pending(self, batch: int = 1000) -> int:
+        """`OTP.clear_pending`, the devices."""
+        kinds = self._device_model.kinds().values()
+        expiring = [model for model in kinds if model.pending_max_age is not None]
+        return sum([await self._clear_pending(model, batch) for model in expiring])
+
+    async def _clear_pending(self, model: type[Any], batch: int) -> int:
+        table = table_of(model)
+        since = clock.now() - timedelta(seconds=model.pending_max_age)
+        expired = select(table.c.id).where(
+            table.c.kind == model.__kind__,
+            table.c.confirmed.is_(False),
+            table.c.last_used_at.is_(None),
+            table.c.created_at <= since,
+        )
+        expired = expired.limit(batch).with_for_update(skip_locked=True)
+        query = delete(table).where(table.c.id.in_(expired)).returning(table.c.id)
+
+        async def work(session: AsyncSession) -> int:
+            found = await session.execute(query, bind_arguments={"mapper": inspect(model)})
+            return len(found.all())
+
+        total = 0
+        while deleted := await self._transactions.write(work):
+            total += deleted
+        return total
 
     async def remove_device(self, user: object, device_id: str) -> Any | None:
         """`OTP.remove_device`."""

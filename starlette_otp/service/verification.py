@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from datetime import datetime
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -16,9 +17,11 @@ from starlette_otp import signals
 from starlette_otp.devices.base import check_device_id, locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.policies import CooldownMixin
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.service.attempts import Attempt, ask_all, ask_one, is_repeated
-from starlette_otp.service.rows import Statement, Unit, overrides_ours
+from starlette_otp.service.limits import Limits
+from starlette_otp.service.rows import SessionUnit, Statement, Unit, overrides_ours
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
@@ -37,6 +40,7 @@ class Verification:
         self._transactions = transactions
         self._device_model = device_model
         self._sender = sender
+        self._limits = Limits(device_model)
         self._turns: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
 
     async def attempt(
@@ -48,6 +52,7 @@ class Verification:
         confirming: bool = False,
         or_any: bool = False,
         browser: str | None = None,
+        asking_browser: str | None = None,
     ) -> Attempt:
         """One attempt to verify, with one device or with all, and why none was asked.
 
@@ -59,6 +64,8 @@ class Verification:
             or_any: an id of no device of the user's is as good as none: all are asked.
             browser: what the browser session that sent it is known by, if it is: of two equal
                 clicks the second is known again.
+            asking_browser: what tells the browser that asks from others; None for a call without
+                one.
 
         Raises:
             TypeError: the token or the id is no str.
@@ -68,9 +75,17 @@ class Verification:
         attempt, owner = None, self._device_model.user_key(user)
         marks = self._marks(browser, token)
         if device_id is not None:
-            attempt = await self._ask(owner, device_id, token, confirming=confirming, marks=marks)
+            attempt = await self._ask(
+                user,
+                owner,
+                device_id,
+                token,
+                confirming=confirming,
+                marks=marks,
+                asking_browser=asking_browser,
+            )
         if device_id is None or (attempt is None and or_any):
-            attempt = await self._ask_any(user, token, marks)
+            attempt = await self._ask_any(user, token, marks, asking_browser)
         return await self._tell(user, owner, attempt or Attempt())
 
     def is_repeated(self, device: Any, token: str, browser: str | None) -> bool:
@@ -92,24 +107,36 @@ class Verification:
         attempt, owner = None, self._device_model.user_key(user)
         model = self._device_model.kind_named(parse_persistent_id(device_id)[0])
         if model is not None and issubclass(model, HOTPDeviceMixin):
-            attempt = await self._ask(owner, device_id, first_token, second_token)
+            attempt = await self._ask(user, owner, device_id, first_token, second_token)
         return (await self._tell(user, owner, attempt or Attempt())).device
 
-    async def _ask_any(self, user: object, token: str, marks: Sequence[str]) -> Attempt:
+    async def _ask_any(
+        self, user: object, token: str, marks: Sequence[str], asking_browser: str | None
+    ) -> Attempt:
         query = locked(self._device_model.devices_for_user(user, confirmed=True))
 
         async def work(session: AsyncSession) -> Attempt:
-            return await ask_all(session, list(await session.scalars(query)), token, marks)
+            devices = list(await session.scalars(query))
+            sent = {device: _last_challenge(device) for device in devices}
+            for device in devices:
+                device.asking_browser = asking_browser
+            attempt = await ask_all(session, devices, token, marks)
+            if attempt.device is not None:
+                its = sent[attempt.device]
+                await self._limits.answered(SessionUnit(session), user, attempt.device, its)
+            return attempt
 
         return await self._transactions.write(work)
 
     async def _ask(
         self,
+        user: object,
         owner: Any,
         device_id: str,
         *tokens: str,
         confirming: bool = False,
         marks: Sequence[str] = (),
+        asking_browser: str | None = None,
     ) -> Attempt | None:
         """Put tokens to one device; None if the user has no such device."""
         kind, number = parse_persistent_id(device_id)
@@ -119,10 +146,13 @@ class Verification:
 
         async def work(unit: Unit) -> Attempt | None:
             device = await unit.load(self._lock, id=number, kind=kind, owner=owner)
-            if device is None or not (device.confirmed or confirming):
+            if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
+            sent_at, device.asking_browser = _last_challenge(device), asking_browser
             attempt = await ask_one(device, *tokens, confirming=confirming, marks=marks)
             await unit.save(device)
+            if attempt.device is not None:
+                await self._limits.answered(unit, user, device, sent_at)
             return attempt
 
         # Tokens in rows of their own, and what a host's kind does itself, want a session.
@@ -178,3 +208,7 @@ def _check_texts(*tokens: object) -> None:
     for token in tokens:
         if not isinstance(token, str):
             raise TypeError(f"A token is a str, not {type(token).__name__}.")
+
+
+def _last_challenge(device: Any) -> datetime | None:
+    return device.last_generated_timestamp if isinstance(device, CooldownMixin) else None

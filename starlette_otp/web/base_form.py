@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -110,6 +111,15 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
             return str(serializer.loads(self.csrf_token.data or "", max_age=_CSRF_MAX_AGE))
         except BadData:
             return None
+
+    @property
+    def asking_browser(self) -> str | None:
+        """What tells this browser from others: a digest of the secret of its CSRF tokens.
+
+        It is in the session before the log-in already, and new after it.
+        """
+        secret = self._request.session.get(CSRF_KEY)
+        return hashlib.sha256(secret.encode()).hexdigest() if isinstance(secret, str) else None
 
     @property
     def otp(self) -> Site:

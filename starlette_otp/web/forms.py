@@ -130,7 +130,7 @@ class OTPAuthenticationFormMixin:
     async def device_choices(self: Any, user: object) -> list[tuple[str, str]]:
         """The user's confirmed devices to choose from: persistent id and name."""
         found = await self.otp.enrolment.devices_for_user(user)
-        devices = [device for device in found if device.missing() is None]
+        devices = [device for device in found if device.missing_setting() is None]
         names = Counter(_label(device) for device in devices)
         return [
             (d.persistent_id, _label(d) + (f" ({d.id})" if names[_label(d)] > 1 else ""))
@@ -177,7 +177,12 @@ class OTPAuthenticationFormMixin:
     async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
         token = self.otp_token.data
         attempt = await self.otp.verification.attempt(
-            user, token, chosen, or_any=True, browser=self.browser
+            user,
+            token,
+            chosen,
+            or_any=True,
+            browser=self.browser,
+            asking_browser=self.asking_browser,
         )
         refusal, self.is_repeated = attempt.refusal, attempt.is_repeated
         if self.is_repeated:
@@ -199,7 +204,9 @@ class OTPAuthenticationFormMixin:
 
     async def _challenge(self: Any, user: Any, chosen: str | None) -> None:
         try:
-            message = chosen and await self.otp.challenges.generate(user, chosen)
+            message = chosen and await self.otp.challenges.generate(
+                user, chosen, self.asking_browser
+            )
         except DeliveryFailed:
             self.add_error("challenge_exception", self.otp_device)
         except DatabaseUnavailable:
