@@ -5,20 +5,28 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
 
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from starlette_otp import OTP
+from starlette_otp import OTP, clock
 from starlette_otp.admin import OTPAdmin
-from starlette_otp.models import Base, Device
+from starlette_otp.models import Base, Device, OTPSession
 from tests.admin.test_hosts import AccountAdmin
 from tests.conftest import sql, with_database
 from tests.demo_process import free_port
-from tests.support import SECRET_KEY, door, make_app, make_totp, make_user
+from tests.support import SECRET_KEY, Sessions, door, make_app, make_totp, make_user, totp_token
 from tests.test_browser import chromium
 
 __all__ = ["chromium"]
@@ -26,11 +34,41 @@ __all__ = ["chromium"]
 DATABASE = "otp_admin_scripts"
 
 
-async def application(server_url: str) -> uvicorn.Server:
+class Policy:
+    """A Content-Security-Policy on every answer to a browser that has the cookie `strict`."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_strict = scope["type"] == "http" and "strict" in Request(scope).cookies
+
+        async def send_with_policy(message: Message) -> None:
+            if is_strict and message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["content-security-policy"] = "default-src 'self'"
+            await send(message)
+
+        await self.app(scope, receive, send_with_policy)
+
+
+def ageing(sessions: Sessions) -> Route:
+    """A route after which every verification is an hour old."""
+
+    async def age(request: Request) -> Response:
+        async with sessions.begin() as session:
+            hour_ago = clock.now() - timedelta(hours=1)
+            await session.execute(update(OTPSession).values(verified_at=hour_ago))
+        return PlainTextResponse("an hour ago")
+
+    return Route("/age", age)
+
+
+async def application(server_url: str, database: str) -> uvicorn.Server:
     """A server of a host with a view of its own, whose /enter verifies alice."""
-    await sql(server_url, f"DROP DATABASE IF EXISTS {DATABASE} WITH (FORCE)")
-    await sql(server_url, f"CREATE DATABASE {DATABASE}")
-    engine = create_async_engine(with_database(server_url, DATABASE), poolclass=NullPool)
+    await sql(server_url, f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
+    await sql(server_url, f"CREATE DATABASE {database}")
+    engine = create_async_engine(with_database(server_url, database), poolclass=NullPool)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)
     sessions = async_sessionmaker(engine, expire_on_commit=False)
@@ -38,22 +76,29 @@ async def application(server_url: str) -> uvicorn.Server:
     alice = await make_user(sessions, "alice", is_staff=True)
     for name in ("bob", "carol"):
         await make_user(sessions, name)
-    app = make_app(otp, door(otp, alice, await make_totp(sessions, alice)))
+    app = make_app(otp, door(otp, alice, await make_totp(sessions, alice)), ageing(sessions))
     OTPAdmin(app, engine, otp=otp).add_view(AccountAdmin)
-    return uvicorn.Server(uvicorn.Config(app, port=free_port(), log_level="warning"))
+    return uvicorn.Server(uvicorn.Config(Policy(app), port=free_port(), log_level="warning"))
 
 
-@pytest.fixture(scope="module")
-def url(server_url: str) -> Iterator[str]:
+@contextmanager
+def serving(server_url: str, database: str) -> Iterator[str]:
+    """The application's URL, while it runs."""
     with ThreadPoolExecutor(1) as thread:
-        server = thread.submit(asyncio.run, application(server_url)).result()
-    serving = threading.Thread(target=server.run)
-    serving.start()
+        server = thread.submit(asyncio.run, application(server_url, database)).result()
+    running = threading.Thread(target=server.run)
+    running.start()
     while not server.started:
         time.sleep(0.01)
     yield f"http://127.0.0.1:{server.config.port}"
     server.should_exit = True
-    serving.join()
+    running.join()
+
+
+@pytest.fixture(scope="module")
+def url(server_url: str) -> Iterator[str]:
+    with serving(server_url, DATABASE) as url:
+        yield url
 
 
 @pytest.fixture
@@ -95,3 +140,16 @@ def test_an_action_is_a_post(page: Page) -> None:
         page.get_by_role("link", name="Yes").click()
     assert navigation.value.request.method == "POST"
     assert navigation.value.text() == "blocked"
+
+
+def test_a_change_by_script_asks_for_a_token_and_comes_back(page: Page, url: str) -> None:
+    """sqladmin's DELETE on an old verification leads to the log-in, and that to the list again."""
+    page.goto("/age")
+    page.goto("/admin/user/list")
+    page.get_by_role("row", name="carol").locator('[data-bs-target="#modal-delete"]').click()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_label("Password")).to_have_count(0)
+    page.get_by_label("Token").fill(totp_token())
+    page.get_by_role("button", name="Verify").click()
+    expect(page).to_have_url(f"{url}/admin/user/list")
+    expect(page.get_by_role("cell", name="carol")).to_be_visible()

@@ -3,6 +3,11 @@
 // wants a verification that is not as old.
 (function () {
   "use strict";
+
+  // What sqladmin's lists leave without a name.
+  document.querySelector("#search-reset")?.setAttribute("aria-label", "Reset the search");
+  document.querySelectorAll("thead th.w-1:empty").forEach((th) => th.append("Open"));
+
   const token = document.querySelector('meta[name="otp-csrf-token"]')?.content;
   if (!token) return;
   const isOurs = (url) => new URL(url, location.href).origin === location.origin;
