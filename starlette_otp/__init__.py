@@ -48,7 +48,7 @@ from starlette_otp.web.forms import (
     OTPTokenForm,
     PasswordForm,
 )
-from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp
+from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp, still_verified
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
 from starlette_otp.web.views import LoginView, LogoutView
@@ -103,4 +103,5 @@ __all__ = [
     "otp_verified",
     "requires_otp",
     "secret_from_base32",
+    "still_verified",
 ]

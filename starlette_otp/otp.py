@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic
 
@@ -15,6 +16,7 @@ from typing_extensions import TypeVar
 
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
+from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
@@ -32,6 +34,7 @@ from starlette_otp.web.site import AllowAttempt, ClientAddress
 from starlette_otp.web.templates import Templates, jinja_templates
 
 logger = logging.getLogger("starlette_otp")
+_ORIGIN = re.compile(r"https?://[^/?#@\\\s]+")
 
 # A default, so that `otp: OTP` alone is a type, too.
 D = TypeVar("D", bound=DeviceMixin, default=Any)
@@ -88,7 +91,7 @@ class OTP(Generic[D]):
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
-        self.allowed_origins = allowed_origins
+        self.allowed_origins = _origins(allowed_origins)
         self.keyring = device_model.__keyring__ = Keyring(secret_key)
         self.templates = jinja_templates(templates, login_url)
         device_model.__environment__ = self.templates.env
@@ -372,3 +375,12 @@ class OTP(Generic[D]):
             login_view: a subclass of LoginView in its place.
         """
         return views.routes(login_view or views.LoginView)
+
+
+def _origins(allowed: Sequence[str]) -> Sequence[str]:
+    if isinstance(allowed, str) or not all(_ORIGIN.fullmatch(origin) for origin in allowed):
+        raise ConfigurationError(
+            'OTP(allowed_origins=) takes a list of origins, as ["https://app.example"]: '
+            "scheme, host and port, without a path."
+        )
+    return tuple(allowed)

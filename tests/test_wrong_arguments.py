@@ -15,6 +15,7 @@ from sqlalchemy.orm import Mapped, mapped_column, sessionmaker
 from starlette_otp import OTP, ConfigurationError
 from starlette_otp.devices import DeviceMixin, TOTPDeviceMixin, UserMixin
 from starlette_otp.models import Device, TOTPDevice, User
+from starlette_otp.web.user import attach
 from tests import hosts
 from tests.support import (
     SECRET_KEY,
@@ -100,8 +101,8 @@ def test_otp_is_made_of_a_sessionmaker_and_the_class_of_all_devices(
 
 
 async def test_a_user_of_another_class_is_nobody(empty_engine: AsyncEngine) -> None:
-    """A row of another table, or any object that happens to have the same id, is not our user:
-    with a UserMixin of its own, too."""
+    """A row of another table that happens to have the same id is not our user: with a UserMixin
+    of its own, behind a proxy, not yet saved, and a device, too."""
     models = hosts.make_host()
 
     base: Any = models.Device.__bases__[-1]
@@ -117,11 +118,8 @@ async def test_a_user_of_another_class_is_nobody(empty_engine: AsyncEngine) -> N
     admin = await add(sessions, Admin(username="admin"))
     device = await otp.add_device(alice, models.TOTPDevice())
 
-    class Record:
-        id = alice.id
-
     assert admin.id == alice.id
-    for nobody in (admin, Admin(id=alice.id), Record(), device):
+    for nobody in (admin, Admin(id=alice.id), attach(admin, None), device):
         assert await otp.devices_for_user(nobody, None) == []
         assert not await otp.user_has_device(nobody, None)
         with pytest.raises(ValueError, match="authenticated user"):

@@ -47,21 +47,24 @@ def user_id_column(user_model: type[Any]) -> Mapped[Any]:
 def raw_user_key(user: object, user_model: type[Any] | None) -> object:
     """The user's key as the user has it; None for nobody.
 
-    That is the primary key of an instance of the user model, and else what the user's `identity`
-    says (Starlette's BaseUser). Another mapped class has keys of its own: its row number 7 is
-    not our user number 7.
+    That is the primary key, by its name in the user model, also of a host's own object that stands
+    for a user, else `identity`. A row of another class is nobody: it has keys of its own, and the
+    admin number 7 is not our user number 7.
     """
     if user is None or getattr(user, "is_authenticated", True) is False:
         return None
-    state = inspect(user, raiseerr=False) if user_model is not None else None
-    if user_model is not None and isinstance(user, user_model):
+    if user_model is not None:
+        state = inspect(user, raiseerr=False)
+        if state is not None and not isinstance(user, user_model):
+            return None
         if state is not None and state.identity:
             # An instance expired by a commit still knows its key; reading the attribute would
             # need the database.
             return state.identity[0]
         attribute = inspect(user_model).get_property_by_column(user_key_column(user_model)).key
-        return getattr(user, attribute, None)
-    return None if state is not None else getattr(user, "identity", None)
+        if hasattr(user, attribute):
+            return getattr(user, attribute)
+    return getattr(user, "identity", None)
 
 
 def convert_key(value: object, column: Column[Any]) -> Any:

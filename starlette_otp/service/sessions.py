@@ -115,6 +115,7 @@ class Sessions:
         token: object,
         load_user: Callable[[Any], Awaitable[Any]],
         user: Any | None = None,
+        session_id: int | None = None,
     ) -> Found | None:
         """What the row of a session says, in one SELECT; None without such a row.
 
@@ -125,29 +126,32 @@ class Sessions:
             token: what the client holds; one of the wrong shape costs no SQL.
             load_user: gives the user of a key, for users who live elsewhere.
             user: the user whom another backend found: the session has to be theirs.
+            session_id: the row of a session that was found by its token before, and may have been
+                given another one since.
         """
         digests = self._digests(token)
-        if not digests:
+        if not digests and session_id is None:
             return None
         devices, users = self._device_model, self._device_model.__user_model__
         is_own = user is None and users is not None
         models = (devices, users) if is_own else (devices,)
         now = clock.now()
-        values = {**self._named(digests), "now": now}
+        held = self._named(digests) if session_id is None else {"session": session_id}
+        values: dict[str, Any] = {**held, "now": now}
         if user is not None:
             values["owner"] = devices.user_key(user)
 
-        async def find(is_former: bool) -> Sequence[Sequence[Any]]:
-            query = self._find(is_own, user is not None, is_former)
+        async def find(by: str) -> Sequence[Sequence[Any]]:
+            query = self._find(is_own, user is not None, by)
 
             async def work(unit: Unit) -> Sequence[Sequence[Any]]:
                 return await unit.all(query, **values)
 
             return await self._transactions.run("AUTOCOMMIT", models, work)
 
-        rows = await find(False)
-        is_former = not rows
-        rows = rows or await find(True)
+        rows = await find("token" if session_id is None else "id")
+        is_former = not rows and session_id is None
+        rows = await find("former") if is_former else rows
         if not rows:
             return None
         session_id, user_key, verified_at, fingerprint, created_at, expires_at, device = rows[0][:7]
@@ -205,13 +209,17 @@ class Sessions:
         return None if age is None else as_timedelta(age)
 
     @cache  # noqa: B019  # a handful of statements, as long as the OTP
-    def _find(self, with_user: bool, of_user: bool, is_former: bool) -> Statement:
+    def _find(self, with_user: bool, of_user: bool, by: str) -> Statement:
         """The SELECT of a session, its device, and their user where they are in the database."""
         devices, users = self._device_model, self._device_model.__user_model__
         row, device = table_of(self.model).c, table_of(devices).c
         its_device = [device.id == row.device_id, device.user_id == row.user_id, device.confirmed]
-        mine = [self._is_former(row) if is_former else self._is_held(row.token_digest)]
-        mine += [row.expires_at > bindparam("now")]
+        held = {
+            "token": self._is_held(row.token_digest),
+            "former": self._is_former(row),
+            "id": row.id == bindparam("session"),
+        }
+        mine = [held[by], row.expires_at > bindparam("now")]
         mine += [row.user_id == bindparam("owner")] if of_user else []
 
         def make(*what: Any, known: Sequence[Any] = ()) -> Select[Any]:

@@ -16,19 +16,22 @@ FOUND = "starlette_otp.found"
 """Where the ASGI scope has what SessionAuthBackend found: whose OTP, and Found or an error."""
 
 
-async def find_session(otp: Site, conn: HTTPConnection, user: Any | None = None) -> Found | None:
+async def find_session(
+    otp: Site, conn: HTTPConnection, user: Any | None = None, session_id: int | None = None
+) -> Found | None:
     """What the row of this request's session says; None without such a row.
 
     Args:
         otp: the application's.
         conn: the request.
         user: the user whom another backend found: the session has to be theirs.
+        session_id: the row itself, found before, whatever its token is now.
     """
 
     async def load(key: Any) -> Any | None:
         return await otp.users.load(conn, key)
 
-    return await otp.sessions.find(otp.cookie.token(conn), load, user)
+    return await otp.sessions.find(otp.cookie.token(conn), load, user, session_id)
 
 
 class SessionAuthBackend(AuthenticationBackend):

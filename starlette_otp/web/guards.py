@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar, overload
 from urllib.parse import quote, unquote, urlencode
@@ -17,7 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from starlette_otp import clock
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
+from starlette_otp.web.backend import find_session
+from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.responses import (
     UNAVAILABLE,
     accepts_html,
@@ -27,12 +30,15 @@ from starlette_otp.web.responses import (
     unavailable,
 )
 from starlette_otp.web.routing import endpoints, takes_get
+from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 NOT_AUTHENTICATED = "not_authenticated"
 NOT_VERIFIED = "not_verified"
+FOREIGN_ORIGIN = "foreign_origin"
+"""Of a websocket alone."""
 REVERIFICATION_REQUIRED = "reverification_required"
 REVERIFY_PARAMETER = "reverify"
 """In the query of the login URL: the verified user is asked for a token again."""
@@ -80,7 +86,7 @@ def requires_otp(
 
     A browser is sent to the login URL (303) and comes back, after a POST to the page that it was
     sent from; anything else gets 401 or 403 as JSON; a websocket is closed with 1008 before it is
-    accepted. A database that is away: 503.
+    accepted, one that a page of another origin opens, too. A database that is away: 503.
 
     Args:
         func: the endpoint, sync or async; its argument is named `request` or `websocket`.
@@ -235,6 +241,66 @@ async def refuse(
 ) -> str | None:
     """Why this request may not pass, as one of the codes above, or None: the guards' one rule."""
     verdict = verdict_of(conn)
+    if conn.scope["type"] == "websocket" and not _is_from_here(conn, verdict):
+        return FOREIGN_ORIGIN
+    return await _refusal(verdict, if_configured, max_age)
+
+
+def _is_from_here(websocket: HTTPConnection, verdict: Verdict) -> bool:
+    """Whether no page of another site opens this websocket.
+
+    Browsers send cookies with it from any page, and read the answers, too: no CORS stands before
+    a websocket (RFC 6455 section 10.2). A program sends no Origin.
+    """
+    allowed = verdict.otp.allowed_origins
+    origins = websocket.headers.getlist("origin")
+    return all(is_own_origin(websocket, origin, allowed) for origin in origins)
+
+
+async def still_verified(
+    conn: HTTPConnection, *, if_configured: bool = False, max_age: float | None = None
+) -> bool:
+    """Whether the guard would let this connection pass now: the database is asked again.
+
+    A websocket is guarded when it opens, and then lives on whatever happens: ask before a message
+    that matters. It costs one SELECT. A session that was given a new token meanwhile, by another
+    tab, goes on; one that was ended or revoked, or whose user or device is gone or inactive, does
+    not.
+
+    Args:
+        conn: a websocket, or a request whose answer takes long, behind OTPMiddleware.
+        if_configured: as of the guard that let it pass.
+        max_age: as of the guard.
+
+    Returns:
+        False also where the database is away.
+    """
+    verdict = verdict_of(conn)
+    if verdict.away or verdict.user is None:
+        return False
+    try:
+        now = await _now(verdict, conn)
+    except Exception as exc:
+        if not is_away(exc):
+            raise
+        return False
+    return now is not None and await _refusal(now, if_configured, max_age) is None
+
+
+async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
+    """The verdict as the session's row has it now; None if that is gone."""
+    if verdict.session_id is None:
+        # Another backend's user without a row of ours: nothing verified them, and nothing will.
+        return verdict
+    users = verdict.otp.users
+    user = None if users.can_be_loaded else unwrapped(verdict.user)
+    found = await find_session(verdict.otp, conn, user, verdict.session_id)
+    if found is None:
+        return None
+    return replace(verdict, user=found.user, device=found.device, verified_at=found.verified_at)
+
+
+async def _refusal(verdict: Verdict, if_configured: bool, max_age: float | None) -> str | None:
     if verdict.away:
         return UNAVAILABLE
     if verdict.user is None:
