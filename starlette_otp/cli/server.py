@@ -29,6 +29,7 @@ from starlette_otp.keyring import Keyring
 from starlette_otp.models import (
     Device,
     EmailDevice,
+    OTPSession,
     StaticDevice,
     TOTPDevice,
     User,
@@ -143,6 +144,8 @@ def _serve(url: str, data: Path, listener: socket.socket, former: dict[str, str]
     keys = _load_keys(data) or _make_keys(data)
     upgrade(url)
     TOTPDevice.issuer = "starlette-otp demo"
+    # Cookies know no ports: another application on this host has its own.
+    OTPSession.cookie_name = "demo_otp_session"
     lines = asyncio.run(_prepare(url, keys, former))
     for line in lines:
         click.echo(line)

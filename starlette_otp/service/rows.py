@@ -9,6 +9,7 @@ the host's sessions or mappings are more than plain, through a session, as the O
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from functools import cache
@@ -17,10 +18,17 @@ from types import FunctionType
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Dialect, Executable, Table, bindparam, inspect, update
+from sqlalchemy import Dialect, Executable, Table, bindparam, event, inspect, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import ColumnProperty, Mapper, RelationshipProperty, Session
-from sqlalchemy.orm.attributes import instance_state, set_committed_value
+from sqlalchemy.orm import (
+    ColumnProperty,
+    Mapper,
+    RelationshipProperty,
+    Session,
+    make_transient,
+    make_transient_to_detached,
+)
+from sqlalchemy.orm.attributes import instance_state
 
 from starlette_otp.devices.owner import table_of
 
@@ -31,15 +39,27 @@ _ENGINE_EVENTS = (
 )
 _DIALECT_EVENTS = ("do_execute", "do_execute_no_params", "do_setinputsizes", "handle_error")
 _SESSION_EVENTS = (
-    *("do_orm_execute", "before_flush", "loaded_as_persistent", "before_commit", "after_commit"),
+    *("do_orm_execute", "loaded_as_persistent", "before_commit", "after_commit"),
+    *("before_flush", "after_flush", "after_flush_postexec"),
     *("after_begin", "after_transaction_create", "after_transaction_end"),
 )
 # Of an AsyncSession that is no more than one; everything else may route or change statements.
 _PLAIN_OPTIONS = {"bind", "expire_on_commit", "autoflush", "autobegin", "info"}
-_EAGER = ("joined", "selectin", "subquery", "immediate", False)
+_EAGER = ("joined", "selectin", "subquery", "immediate", "noload", False)
 
 
 Send = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+
+
+_declared = itertools.count()
+_generation = next(_declared)
+
+
+@event.listens_for(Mapper, "after_mapper_constructed")
+def _note_a_class(*_: Any) -> None:
+    # A kind that is declared later may bring columns and a class for rows that had none.
+    global _generation
+    _generation = next(_declared)
 
 
 class Statement:
@@ -59,18 +79,26 @@ class Statement:
         for_session: Callable[..., Executable] | None = None,
     ) -> None:
         self._make, self.gives, self._for_session = make, gives, for_session or make
+        self._generation = _generation
         self._compiled: WeakKeyDictionary[Dialect, Compiled] = WeakKeyDictionary()
         self._entities: Executable | None = None
+
+    def _renew(self) -> None:
+        if self._generation != _generation:
+            self._generation, self._entities = _generation, None
+            self._compiled.clear()
 
     @property
     def entities(self) -> Executable:
         """The statement for a session."""
+        self._renew()
         if self._entities is None:
             self._entities = self._for_session(*self.gives)
         return self._entities
 
     def compiled(self, dialect: Dialect) -> Compiled:
         """The statement for a connection of that dialect."""
+        self._renew()
         compiled = self._compiled.get(dialect)
         if compiled is None:
             columns = [column for given in self.gives for column in _columns(given)]
@@ -166,7 +194,7 @@ class Shape:
 
     def _learn(self, kind: Any) -> tuple[Mapper[Any], list[str], Any] | None:
         mapper = self._mapper.polymorphic_map.get(kind) if self._kind is not None else self._mapper
-        if mapper is None:
+        if mapper is None or not mapper.isa(self._mapper):
             return None
         attributes = list(mapper.column_attrs)
         places = [self._positions[attribute.columns[0]] for attribute in attributes]
@@ -231,16 +259,22 @@ class PlainUnit:
 
     async def save(self, loaded: Any) -> None:
         """One UPDATE of what has changed, if anything has."""
+        try:
+            await self._write(loaded)
+        finally:
+            # As a session leaves what it has written: nothing to write, and in no session.
+            make_transient(loaded)
+            make_transient_to_detached(loaded)
+
+    async def _write(self, loaded: Any) -> None:
         now = vars(loaded)
         names = tuple([n for n, value in self._before.items() if now[n] is not value])
         if not names:
             return
         state: Any = instance_state(loaded)
-        values = {f"new_{name}": now[name] for name in names}
-        values["key"] = state.identity[0]
+        values = {f"otp__{name}": now[name] for name in names}
+        values["otp__key"] = state.identity[0]
         await self.all(self._updates.of(state.mapper, names), **values)
-        for name in names:
-            set_committed_value(loaded, name, now[name])
 
 
 class Updates:
@@ -250,13 +284,13 @@ class Updates:
         self._made: dict[tuple[Mapper[Any], tuple[str, ...]], Statement] = {}
 
     def of(self, mapper: Mapper[Any], names: tuple[str, ...]) -> Statement:
-        """The one that sets these attributes, each from the parameter `new_` and its name."""
+        """The one that sets these attributes, each from the parameter `otp__` and its name."""
         statement = self._made.get((mapper, names))
         if statement is None:
             (key,) = mapper.primary_key
             table: Any = mapper.local_table
-            values: Any = {mapper.columns[name]: bindparam(f"new_{name}") for name in names}
-            query = update(table).where(key == bindparam("key")).values(values)
+            values: Any = {mapper.columns[name]: bindparam(f"otp__{name}") for name in names}
+            query = update(table).where(key == bindparam("otp__key")).values(values)
             statement = self._made[mapper, names] = Statement(lambda: query)
         return statement
 
@@ -280,6 +314,8 @@ _EVERY_SESSION = [getattr(Session().dispatch, name) for name in _SESSION_EVENTS]
 
 def plain_engine(maker: async_sessionmaker[Any]) -> AsyncEngine | None:
     """The engine of a host's sessions, if they do no more than run statements on it."""
+    if type(maker) is not async_sessionmaker:
+        return None  # It may choose another engine for each session.
     engine = maker.kw.get("bind")
     # SQLAlchemy 2.0 makes an empty class of its own for each sessionmaker.
     theirs = maker.class_ is AsyncSession or maker.class_.__module__ == AsyncSession.__module__
@@ -306,10 +342,14 @@ class Plain:
 
     def __init__(self, dialect: Dialect) -> None:
         self.dialect = dialect
+        self._generation = _generation
         self._known: dict[tuple[type[Any], ...], tuple[bool, list[Any], list[Any]]] = {}
 
     def __call__(self, models: tuple[type[Any], ...], writing: bool) -> bool:
         """Whether all of them are, by their mapping and by who listens now."""
+        if self._generation != _generation:
+            self._generation = _generation
+            self._known.clear()
         known = self._known.get(models)
         if known is None:
             mappers = [m for model in models for m in inspect(model).self_and_descendants]
@@ -364,8 +404,10 @@ def overrides_ours(model: type[Any]) -> bool:
     ours: set[str] = set()
     theirs: set[str] = set()
     for cls in model.__mro__:
-        names = {n for n, v in vars(cls).items() if isinstance(v, FunctionType | property)}
-        (ours if cls.__module__.startswith("starlette_otp.") else theirs).update(names)
+        if cls.__module__.startswith("starlette_otp."):
+            ours |= {n for n, v in vars(cls).items() if isinstance(v, FunctionType | property)}
+        else:
+            theirs |= set(vars(cls))
     return any(not name.startswith("__") for name in ours & theirs)
 
 

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -19,7 +19,6 @@ from sqlalchemy import (
     bindparam,
     delete,
     func,
-    insert,
     inspect,
     literal,
     or_,
@@ -27,6 +26,7 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstanceState
 
@@ -109,6 +109,8 @@ class Sessions:
         self._keyring = keyring
         self._device_model = device_model
         self.model: type[Any] = device_model.__session_model__
+        self._columns: Any = inspect(self.model).columns
+        self._finds: dict[tuple[bool, bool, str], Statement] = {}
 
     async def find(
         self,
@@ -136,10 +138,10 @@ class Sessions:
         is_own = user is None and users is not None
         models = (devices, users) if is_own else (devices,)
         now = clock.now()
-        held = self._named(digests) if session_id is None else {"session": session_id}
-        values: dict[str, Any] = {**held, "now": now}
+        held = self._named(digests) if session_id is None else {"otp__session": session_id}
+        values: dict[str, Any] = {**held, "otp__now": now}
         if user is not None:
-            values["owner"] = devices.user_key(user)
+            values["otp__owner"] = devices.user_key(user)
 
         async def find(by: str) -> Sequence[Sequence[Any]]:
             query = self._find(is_own, user is not None, by)
@@ -178,26 +180,26 @@ class Sessions:
         """Note that a session was seen: it ends `idle_age` from now, or when `max_age` is over."""
         now = clock.now()
         end = now + (self._idle_age or self._max_age)
-        values = {"session": session_id, "now": now, "new_expires_at": end}
+        values = {"otp__session": session_id, "otp__now": now, "otp__expires_at": end}
 
         async def work(unit: Unit) -> None:
-            await unit.all(self._seen, max_age=self._max_age, **values)
+            await unit.all(self._seen, otp__max_age=self._max_age, **values)
 
         await self._transactions.run("AUTOCOMMIT", (self.model,), work)
 
     @cached_property
     def _seen(self) -> Statement:
-        table = table_of(self.model)
+        row = self._columns
         # One that has ended meanwhile stays so.
-        mine = table.c.id == bindparam("session"), table.c.expires_at > bindparam("now")
-        query = update(table).where(*mine).values({table.c.expires_at: self._end()})
-        return Statement(lambda *what: query.returning(*what), table.c.id)
+        mine = row.id == bindparam("otp__session"), row.expires_at > bindparam("otp__now")
+        query = update(table_of(self.model)).where(*mine).values({row.expires_at: self._end()})
+        return Statement(lambda *what: query.returning(*what), row.id)
 
     def _end(self) -> ColumnElement[Any]:
         """When a session ends that is seen now, as a part of its UPDATE."""
-        created_at = table_of(self.model).c.created_at
-        latest = created_at + bindparam("max_age", type_=Interval)
-        return func.least(latest, bindparam("new_expires_at", type_=created_at.type))
+        created_at = self._columns.created_at
+        latest = created_at + bindparam("otp__max_age", type_=Interval)
+        return func.least(latest, bindparam("otp__expires_at", type_=created_at.type))
 
     @property
     def _max_age(self) -> timedelta:
@@ -208,29 +210,39 @@ class Sessions:
         age = self.model.idle_age
         return None if age is None else as_timedelta(age)
 
-    @cache  # noqa: B019  # a handful of statements, as long as the OTP
-    def _find(self, with_user: bool, of_user: bool, by: str) -> Statement:
+    def _find(self, *which: Any) -> Statement:
+        if which not in self._finds:
+            self._finds[which] = self._make_find(*which)
+        return self._finds[which]
+
+    def _make_find(self, with_user: bool, of_user: bool, by: str) -> Statement:
         """The SELECT of a session, its device, and their user where they are in the database."""
         devices, users = self._device_model, self._device_model.__user_model__
-        row, device = table_of(self.model).c, table_of(devices).c
+        row, device = self._columns, table_of(devices).c
         its_device = [device.id == row.device_id, device.user_id == row.user_id, device.confirmed]
         held = {
             "token": self._is_held(row.token_digest),
             "former": self._is_former(row),
-            "id": row.id == bindparam("session"),
+            "id": row.id == bindparam("otp__session"),
         }
-        mine = [held[by], row.expires_at > bindparam("now")]
-        mine += [row.user_id == bindparam("owner")] if of_user else []
+        mine = [held[by], row.expires_at > bindparam("otp__now")]
+        mine += [row.user_id == bindparam("otp__owner")] if of_user else []
 
-        def make(*what: Any, known: Sequence[Any] = ()) -> Select[Any]:
-            found = table_of(self.model).outerjoin(table_of(devices), and_(*its_device, *known))
+        def make(*what: Any) -> Select[Any]:
+            found = table_of(self.model).outerjoin(table_of(devices), and_(*its_device))
             if with_user:
                 found = found.join(table_of(users), user_key_column(users) == row.user_id)
             return select(*what).select_from(found).where(*mine)
 
         def for_session(*what: Any) -> Select[Any]:
-            # A session can't load rows of a kind that this host does not declare.
-            return make(*what, known=[device.kind.in_(devices.kinds())])
+            # Entities, which may be more than one table each; and a session can't load rows of a
+            # kind that this host does not declare.
+            known = device.kind.in_(devices.kinds())
+            query = select(*what).select_from(self.model)
+            query = query.outerjoin(devices, and_(*its_device, known))
+            if with_user:
+                query = query.join(users, user_key_column(users) == row.user_id)
+            return query.where(*mine)
 
         own = [row.id, row.user_id, row.verified_at, row.password_fingerprint]
         own += [row.created_at, row.expires_at]
@@ -283,15 +295,21 @@ class Sessions:
         table = table_of(self.model)
         accepted: ColumnElement[bool] = true()
         if device is not None:
-            columns = table_of(self._device_model).c
-            its = columns.id == self._id_of(device), columns.user_id == row["user_id"]
-            accepted = select(columns.id).where(*its, columns.confirmed).exists()
+            its = table_of(self._device_model).c
+            mine = its.id == self._id_of(device), its.user_id == row["user_id"]
+            accepted = select(its.id).where(*mine, its.confirmed).exists()
             row["device_id"] = self._id_of(device)
-        values = [literal(value, table.c[name].type) for name, value in row.items()]
-        query = insert(table).from_select(list(row), select(*values).where(accepted))
+        columns = {self._columns[name]: value for name, value in row.items()}
+        values = [literal(value, column.type) for column, value in columns.items()]
+        query = insert(table).from_select(list(columns), select(*values).where(accepted))
+        # Done again after a connection broke, it may find its own row: nobody else has its token.
+        own = self._columns.token_digest
+        query = query.on_conflict_do_update(
+            index_elements=[own], set_={own.name: row["token_digest"]}
+        )
         if former is not None:
             query = query.add_cte(delete(table).where(former, accepted).cte("former"))
-        return query.returning(table.c.id)
+        return query.returning(self._columns.id)
 
     async def renew(
         self, user: Any, device: Any, session_id: int, former_token: object, user_agent: str = ""
@@ -310,11 +328,11 @@ class Sessions:
         former, now = self._digests(former_token), clock.now()
         row["former_digest"] = former[0] if former else None
         row["former_until"] = now + _FORMER_AGE
-        values = {f"new_{name}": row[name] for name in _RENEWED}
-        values |= {"now": now, "max_age": self._max_age}
+        values = {f"otp__{name}": row[name] for name in _RENEWED}
+        values |= {"otp__now": now, "otp__max_age": self._max_age}
 
         async def work(unit: Unit) -> int | None:
-            mine = {"session": session_id, "owner": row["user_id"]}
+            mine = {"otp__session": session_id, "otp__owner": row["user_id"]}
             renewed = await unit.all(self._renew, **mine, **self._named(former), **values)
             return int(renewed[0][0]) if renewed else None
 
@@ -328,16 +346,16 @@ class Sessions:
     @cached_property
     def _renew(self) -> Statement:
         """The UPDATE of a session; that its device may verify its user is a part of it."""
-        table, device = table_of(self.model), table_of(self._device_model).c
-        held = or_(self._is_held(table.c.token_digest), self._is_former(table.c))
-        mine = table.c.id == bindparam("session"), held
-        its_device = device.id == bindparam("new_device_id"), device.confirmed
-        owner: Any = bindparam("owner")
-        values: Any = {table.c[name]: bindparam(f"new_{name}") for name in _RENEWED}
-        values[table.c.expires_at] = self._end()
-        query = update(table).where(*mine, table.c.user_id == owner)
-        query = query.where(*its_device, device.user_id == table.c.user_id).values(values)
-        return Statement(lambda *what: query.returning(*what), table.c.id)
+        row, device = self._columns, table_of(self._device_model).c
+        held = or_(self._is_held(row.token_digest), self._is_former(row))
+        mine = row.id == bindparam("otp__session"), held
+        its_device = device.id == bindparam("otp__device_id"), device.confirmed
+        owner: Any = bindparam("otp__owner")
+        values: Any = {row[name]: bindparam(f"otp__{name}") for name in _RENEWED}
+        values[row.expires_at] = self._end()
+        query = update(table_of(self.model)).where(*mine, row.user_id == owner)
+        query = query.where(*its_device, device.user_id == row.user_id).values(values)
+        return Statement(lambda *what: query.returning(*what), row.id)
 
     async def end(self, token: object, session_id: int | None = None) -> None:
         """Delete the session's row, so that a copied token is worth nothing (ASVS 7.4.1)."""
@@ -407,18 +425,18 @@ class Sessions:
 
     def _is_held(self, column: Any) -> ColumnElement[bool]:
         """Whether a column has one of the digests, each a parameter: there is one for each key."""
-        names = [f"digest_{number}" for number in range(self._keyring.number)]
+        names = [f"otp__digest_{number}" for number in range(self._keyring.number)]
         found: ColumnElement[bool] = column.in_([bindparam(name) for name in names])
         return found
 
     def _is_former(self, row: Any) -> ColumnElement[bool]:
         """Whether a row had one of the digests until its last verification, moments ago."""
-        return and_(self._is_held(row.former_digest), row.former_until > bindparam("now"))
+        return and_(self._is_held(row.former_digest), row.former_until > bindparam("otp__now"))
 
     def _named(self, digests: Sequence[str]) -> dict[str, str]:
         """Those parameters; a token of no digest is nobody's."""
         return {
-            f"digest_{number}": digests[number] if digests else ""
+            f"otp__digest_{number}": digests[number] if digests else ""
             for number in range(self._keyring.number)
         }
 

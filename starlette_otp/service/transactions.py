@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Literal, TypeVar
 
+import asyncpg
 from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -107,10 +108,12 @@ class Transactions:
                         committing = True
                 return result
             except Exception as exc:
-                # What is to be done about the pool's other connections SQLAlchemy knows best, so
-                # the work is done again through its own.
-                again = isinstance(exc, _Lost) or is_worth_another_try(exc)
-                if committing or not again:
+                # Nothing has happened. What is to be done about the pool's other connections
+                # SQLAlchemy knows best, and hosts know its errors and not the driver's: the work
+                # is done again through its own.
+                not_now = is_away(exc) and not isinstance(exc, _Lost)
+                again = isinstance(exc, _Lost | asyncpg.PostgresError) and not not_now
+                if committing or not (again or is_worth_another_try(exc)):
                     _tell_away(exc)
                     raise
         return await self._run(lambda: self._connection(engine, isolation), work)
@@ -190,16 +193,27 @@ class _Borrowed:
         except Exception as exc:
             # Whatever a server has against a connection, SQLAlchemy's own way says it better.
             raise _Lost("No connection to the database could be made.") from exc
-        return self._pooled.driver_connection
+        driver: Any = self._pooled.driver_connection
+        if driver.is_in_transaction():
+            # A listener of the pool's has run SQL, which began one: ours would be a part of it,
+            # and go with it when the connection is handed back.
+            try:
+                await greenlet_spawn(self._pooled.rollback)
+            except BaseException:
+                self._pooled.invalidate()
+                raise
+        return driver
 
     async def __aexit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
         driver: Any = self._pooled.driver_connection
-        is_well = isinstance(exc, Exception) and not driver.is_in_transaction()
-        if exc is None or (is_well and sqlstate_of(exc) != READ_ONLY):
+        is_well = (exc is None or isinstance(exc, Exception)) and not driver.is_in_transaction()
+        if is_well and (exc is None or sqlstate_of(exc) != READ_ONLY):
             await greenlet_spawn(self._pooled.close)
         else:
             # Given up half-way, as by a client that went away: nobody shall have it next.
             self._pooled.invalidate()
+        if exc is None and not is_well:
+            raise RuntimeError("A transaction was still open on a connection that was done with.")
         if isinstance(exc, Exception) and driver.is_closed():
             raise _Lost("The connection to the database broke.") from exc
 

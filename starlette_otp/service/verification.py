@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
@@ -19,12 +20,21 @@ from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.policies import CooldownMixin
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.exceptions import DatabaseUnavailable
 from starlette_otp.service.attempts import Attempt, ask_all, ask_one, is_repeated
 from starlette_otp.service.limits import Limits
 from starlette_otp.service.rows import SessionUnit, Statement, Unit, overrides_ours
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
+
+
+class _Turn:
+    """Whose turn it is at a device, and when the database was last away for one of them."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.away_at = float("-inf")
 
 
 class Verification:
@@ -41,7 +51,7 @@ class Verification:
         self._device_model = device_model
         self._sender = sender
         self._limits = Limits(device_model)
-        self._turns: WeakValueDictionary[Any, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[Any, _Turn] = WeakValueDictionary()
 
     async def attempt(
         self,
@@ -158,18 +168,26 @@ class Verification:
         # Tokens in rows of their own, and what a host's kind does itself, want a session.
         alone = not issubclass(model, StaticDeviceMixin) and not overrides_ours(model)
         plain = (model,) if alone else ()
-        async with self._turn(number):
-            return await self._transactions.run("READ COMMITTED", plain, work)
+        turn, arrived = self._turn(owner, number), time.monotonic()
+        async with turn.lock:
+            if turn.away_at >= arrived:
+                # Who waits for a database that is away waits once, and not once for each before.
+                raise DatabaseUnavailable()
+            try:
+                return await self._transactions.run("READ COMMITTED", plain, work)
+            except DatabaseUnavailable:
+                turn.away_at = time.monotonic()
+                raise
 
-    def _turn(self, number: int) -> asyncio.Lock:
+    def _turn(self, owner: Any, number: int) -> _Turn:
         """The queue of this process for one device.
 
         Its lock is PostgreSQL's; but who waits here waits in order, and holds no connection.
         """
-        key = asyncio.get_running_loop(), number
+        key = asyncio.get_running_loop(), owner, number
         turn = self._turns.get(key)
         if turn is None:
-            turn = self._turns[key] = asyncio.Lock()
+            turn = self._turns[key] = _Turn()
         return turn
 
     @cached_property

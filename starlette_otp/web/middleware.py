@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from starlette.authentication import UnauthenticatedUser
+from starlette.authentication import AuthCredentials, UnauthenticatedUser
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,9 +67,10 @@ class OTPMiddleware:
         send = partial(_send, verdict, send)
         user = unwrapped(scope["user"])
         owner, known = scope.pop(FOUND, _NOTHING)
-        if known is None and owner is self.otp and type(user) is UnauthenticatedUser:
+        is_nobody = known is None and owner is self.otp and type(user) is UnauthenticatedUser
+        if is_nobody and not getattr(scope.get("auth"), "scopes", ()):
             # Most requests of most sites: nobody, with the credentials of nobody.
-            scope["user"] = Anonymous()
+            scope["user"], scope["auth"] = Anonymous(), AuthCredentials()
             await self.app(scope, receive, send)
             return
         if isinstance(known, Exception):
