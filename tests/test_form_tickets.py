@@ -194,7 +194,7 @@ async def test_the_cookie_holds_nothing_readable(
     page = await browser.log_in(token, username="carol@mail.example")
     assert codes(page) == ["invalid_token"]
     before = cookie(browser)
-    assert set(json.loads(before)) == {"otp_csrf", "otp_ticket"}
+    assert set(json.loads(before)) == {"otp_csrf", "otp_name", "otp_ticket"}
     clock.shift(60)
     answer = await submit(browser, username="", otp_token=totp_token())
     assert answer.status_code == 303

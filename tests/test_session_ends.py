@@ -183,7 +183,7 @@ async def test_clear_sessions_deletes_the_expired_in_batches(
     await execute(sessions, insert(OTPSession).values(old))
     statements = Statements(engine)
     assert await otp.clear_sessions(batch=2) == 5
-    assert len(statements) == 4
+    assert len([sent for sent in statements if "otp_session" in sent]) == 4
     async with sessions() as session:
         assert await session.scalar(select(func.count()).select_from(OTPSession)) == 1
     assert (await browser.state())["verified"]

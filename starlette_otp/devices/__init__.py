@@ -16,7 +16,7 @@ from starlette_otp.devices.side_channel import SideChannelDeviceMixin
 from starlette_otp.devices.static import StaticDeviceMixin, StaticTokenMixin
 from starlette_otp.devices.throttle import LoginThrottleMixin
 from starlette_otp.devices.totp import TOTPDeviceMixin
-from starlette_otp.devices.users import UserMixin
+from starlette_otp.devices.users import UserMixin, normal_name
 from starlette_otp.oath import secret_from_base32
 
 __all__ = [
@@ -36,5 +36,6 @@ __all__ = [
     "TimestampMixin",
     "UserMixin",
     "VerifyNotAllowed",
+    "normal_name",
     "secret_from_base32",
 ]

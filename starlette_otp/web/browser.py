@@ -63,7 +63,8 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
         COOKIE,
         _serializer(otp.keyring).dumps([browser, *accounts]),
         max_age=int(MAX_AGE.total_seconds()),
-        path=verdict.root_path or "/",
+        # Not only below a mount, as that of the admin site: it is one application.
+        path=conn.scope.get("app_root_path", verdict.root_path) or "/",
         secure=conn.url.scheme == "https",
         httponly=True,
         samesite="lax",
