@@ -266,7 +266,9 @@ async def life_of(engine: AsyncEngine, base: Any, user_model: Any, **values: Any
     assert found is not None
     assert (found.user.username, found.device) == ("alice", device)
     renewed = await otp.sessions.renew(user, device, begun.session_id, begun.token)
-    assert await otp.sessions.find(begun.token, nobody) is None
+    former = await otp.sessions.find(begun.token, nobody)
+    assert former is not None
+    assert former.device is None
     assert await otp.sessions.find(renewed.token, nobody) is not None
     return found.user, way_of(maker, device_model, user_model), otp
 
