@@ -24,8 +24,10 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("digest", name=op.f("pk_otp_challenge_limit")),
     )
     op.add_column("otp_device", sa.Column("asked_by", sa.String(length=64), nullable=True))
+    op.add_column("otp_device", sa.Column("answered_at", sa.DateTime(timezone=True), nullable=True))
 
 
 def downgrade() -> None:
+    op.drop_column("otp_device", "answered_at")
     op.drop_column("otp_device", "asked_by")
     op.drop_table("otp_challenge_limit")

@@ -328,7 +328,7 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
             self.throttle_reset()
             self.set_last_used_timestamp()
             if isinstance(self, CooldownMixin):
-                self.cooldown_reset()
+                self.challenge_answered()
         else:
             self.throttle_increment()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
@@ -53,6 +54,14 @@ class ChallengeLimitMixin:
             return None
         next_at = (recent[-limit] if limit else clock.now()) + DAY
         return {"reason": GenerateNotAllowed.DAILY_LIMIT_REACHED, "next_generation_at": next_at}
+
+    def forget(self, answered: Collection[datetime]) -> None:
+        """Take challenges that a token has answered out of the count; the caller commits."""
+        if any(moment in answered for moment in self.sent_at):
+            self.sent_at = [moment for moment in self.sent_at if moment not in answered]
+            self.given_back = False
+        if self.waiting_since in answered:
+            self.waiting_since = None
 
     def note(self, moment: datetime) -> None:
         """Count a challenge that is sent now; the caller commits."""

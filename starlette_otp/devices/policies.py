@@ -134,6 +134,11 @@ class CooldownMixin:
         DateTime(timezone=True), use_existing_column=True
     )
 
+    answered_at: Mapped[datetime | None] = mapped_column(
+        DateTime(timezone=True), use_existing_column=True
+    )
+    """When the challenge was made that the last accepted token has answered."""
+
     def challenge_destination(self, user: object) -> str | None:
         """Where a challenge of this user's device goes, spelled alike for all that go there.
 
@@ -178,6 +183,11 @@ class CooldownMixin:
     def cooldown_reset(self) -> None:
         """End the wait; the caller commits."""
         self.last_generated_timestamp = None
+
+    def challenge_answered(self) -> None:
+        """End the wait, and note which challenge a token has answered; the caller commits."""
+        self.answered_at = self.last_generated_timestamp or self.answered_at
+        self.cooldown_reset()
 
     def cooldown_return(self, failed: CooldownMixin) -> None:
         """End the wait that `failed` began, unless a newer one has begun; the caller commits."""

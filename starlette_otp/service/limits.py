@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from functools import cached_property
 from typing import Any
 
-from sqlalchemy import all_, bindparam, case, delete, func, inspect, literal, select, update
+from sqlalchemy import all_, delete, func, inspect, literal, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,7 +14,6 @@ from starlette_otp import clock
 from starlette_otp.devices.limits import DAY
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.policies import CooldownMixin
-from starlette_otp.service.rows import Statement, Unit
 from starlette_otp.service.transactions import Transactions
 
 
@@ -52,7 +50,22 @@ class Limits:
         )
         options = {"populate_existing": True}
         found = await session.scalars(query.returning(model), execution_options=options)
-        return list(found)
+        rows, answered = list(found), await self._answered(session, device)
+        for row in rows:
+            row.forget(answered)
+        return rows
+
+    async def _answered(self, session: AsyncSession, device: Any) -> set[datetime]:
+        """When the user's devices sent what was then answered.
+
+        A verification writes its own row only, so that it costs no more than any; what it has
+        answered is taken out of the counts here.
+        """
+        table = table_of(self._device_model)
+        answered = table.c.answered_at
+        query = select(answered).where(table.c.user_id == device.user_id, answered.is_not(None))
+        mapper = {"mapper": inspect(self._device_model)}
+        return set(await session.scalars(query, bind_arguments=mapper))
 
     def refusal(self, rows: Sequence[Any], user: object, device: Any) -> dict[str, Any] | None:
         """Why the device may not send one more now, by these rows; or None."""
@@ -76,41 +89,6 @@ class Limits:
         for row in its:
             row.waiting_since, row.given_back = None, True
         return True
-
-    async def answered(
-        self, unit: Unit, user: object, device: Any, sent_at: datetime | None
-    ) -> None:
-        """Take the challenge that a token has answered out of the counts, and no other one.
-
-        Args:
-            unit: in the transaction that accepted the token.
-            user: whose device it is.
-            device: what accepted it.
-            sent_at: when the device's last challenge was made, before it accepted.
-        """
-        if self._model is None or sent_at is None:
-            return
-        digests = list(self._digests(user, device))
-        # A statement of one length for all of them.
-        digests += digests[:1] * (3 - len(digests))
-        named = {f"digest_{number}": digest for number, digest in enumerate(digests)}
-        await unit.all(self._answered, sent_at=sent_at, **named)
-
-    @cached_property
-    def _answered(self) -> Statement:
-        table: Any = table_of(self._model) if self._model is not None else None
-        sent = bindparam("sent_at", type_=table.c.waiting_since.type)
-        mine = table.c.digest.in_([bindparam(f"digest_{number}") for number in range(3)])
-        locked = select(table.c.digest).where(mine).order_by(table.c.digest).with_for_update()
-        held = locked.cte("held")
-        is_waiting = case((table.c.waiting_since == sent, None), else_=table.c.waiting_since)
-        query = update(table).where(table.c.digest == held.c.digest)
-        query = query.values(
-            sent_at=func.array_remove(table.c.sent_at, sent),
-            waiting_since=is_waiting,
-            given_back=False,
-        )
-        return Statement(lambda *what: query.returning(*what), table.c.digest)
 
     async def clear(self, transactions: Transactions, batch: int = 1000) -> None:
         """Delete rows of which nothing counts any more, `batch` a transaction."""

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from datetime import datetime
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
@@ -18,12 +17,10 @@ from starlette_otp import signals
 from starlette_otp.devices.base import check_device_id, locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.owner import table_of
-from starlette_otp.devices.policies import CooldownMixin
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import DatabaseUnavailable
 from starlette_otp.service.attempts import Attempt, ask_all, ask_one, is_repeated
-from starlette_otp.service.limits import Limits
-from starlette_otp.service.rows import SessionUnit, Statement, Unit, overrides_ours
+from starlette_otp.service.rows import Statement, Unit, overrides_ours
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
@@ -50,7 +47,6 @@ class Verification:
         self._transactions = transactions
         self._device_model = device_model
         self._sender = sender
-        self._limits = Limits(device_model)
         self._turns: WeakValueDictionary[Any, _Turn] = WeakValueDictionary()
 
     async def attempt(
@@ -86,7 +82,6 @@ class Verification:
         marks = self._marks(browser, token)
         if device_id is not None:
             attempt = await self._ask(
-                user,
                 owner,
                 device_id,
                 token,
@@ -117,7 +112,7 @@ class Verification:
         attempt, owner = None, self._device_model.user_key(user)
         model = self._device_model.kind_named(parse_persistent_id(device_id)[0])
         if model is not None and issubclass(model, HOTPDeviceMixin):
-            attempt = await self._ask(user, owner, device_id, first_token, second_token)
+            attempt = await self._ask(owner, device_id, first_token, second_token)
         return (await self._tell(user, owner, attempt or Attempt())).device
 
     async def _ask_any(
@@ -127,20 +122,14 @@ class Verification:
 
         async def work(session: AsyncSession) -> Attempt:
             devices = list(await session.scalars(query))
-            sent = {device: _last_challenge(device) for device in devices}
             for device in devices:
                 device.asking_browser = asking_browser
-            attempt = await ask_all(session, devices, token, marks)
-            if attempt.device is not None:
-                its = sent[attempt.device]
-                await self._limits.answered(SessionUnit(session), user, attempt.device, its)
-            return attempt
+            return await ask_all(session, devices, token, marks)
 
         return await self._transactions.write(work)
 
     async def _ask(
         self,
-        user: object,
         owner: Any,
         device_id: str,
         *tokens: str,
@@ -158,11 +147,9 @@ class Verification:
             device = await unit.load(self._lock, id=number, kind=kind, owner=owner)
             if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
-            sent_at, device.asking_browser = _last_challenge(device), asking_browser
+            device.asking_browser = asking_browser
             attempt = await ask_one(device, *tokens, confirming=confirming, marks=marks)
             await unit.save(device)
-            if attempt.device is not None:
-                await self._limits.answered(unit, user, device, sent_at)
             return attempt
 
         # Tokens in rows of their own, and what a host's kind does itself, want a session.
@@ -226,7 +213,3 @@ def _check_texts(*tokens: object) -> None:
     for token in tokens:
         if not isinstance(token, str):
             raise TypeError(f"A token is a str, not {type(token).__name__}.")
-
-
-def _last_challenge(device: Any) -> datetime | None:
-    return device.last_generated_timestamp if isinstance(device, CooldownMixin) else None
