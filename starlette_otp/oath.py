@@ -28,13 +28,13 @@ _MAX_TYPED: Final = 64
 _MORE_DASHES: Final = "\u2212\u2043\u02d7"
 
 
-def without_separators(text: str) -> str:
-    """`text` without white space, dashes and marks that can't be seen, of whatever script.
+def without_separators(token: str) -> str:
+    """`token` without white space, dashes and marks that can't be seen, of whatever script.
 
     What was copied from a document or a mail has no-break and thin spaces, en dashes, line ends,
     marks of direction.
     """
-    return "".join(c for c in text if not _is_separator(c))
+    return "".join(c for c in token if not _is_separator(c))
 
 
 def _is_separator(char: str) -> bool:

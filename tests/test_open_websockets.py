@@ -160,7 +160,7 @@ class Socket:
             "root_path": "",
             "scheme": "ws",
             "query_string": b"",
-            "headers": [(b"host", b"site.example"), (b"cookie", f"session={cookie}".encode())],
+            "headers": [(b"host", b"site.example"), (b"cookie", f"otp_session={cookie}".encode())],
             "subprotocols": [],
         }
         self._sent.put_nowait({"type": "websocket.connect"})

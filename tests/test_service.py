@@ -290,8 +290,8 @@ async def test_confirm_device_confirms_with_a_token(
 
 async def test_confirm_device_is_throttled(otp: OTP, sessions: Sessions, alice: User) -> None:
     """A wrong token confirms nothing, counts, and locks the device for the right one."""
-    device = await make_totp(sessions, alice, confirmed=False)
     with time_machine.travel(NOW, tick=False) as clock:
+        device = await make_totp(sessions, alice, confirmed=False)
         for token in ("000000", totp_token()):
             assert await otp.confirm_device(alice, device.persistent_id, token) is None
         row = await row_of(sessions, device)

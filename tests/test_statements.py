@@ -131,11 +131,12 @@ async def test_the_engines_own_isolation_level_does_not_matter(
     assert transactions[2:] == after
 
 
-async def test_a_log_in_is_six_statements(
+async def test_a_log_in_is_seven_statements(
     otp: OTP, database_url: str, engine: AsyncEngine, alice: User, device: TOTPDevice
 ) -> None:
-    """Name, password and token in one go: the user; BEGIN, the lock, the UPDATE, COMMIT; the new
-    session, which checks its device in the same statement. The list of devices is not read."""
+    """Name, password and token in one go: the count of wrong passwords, the user; BEGIN, the lock,
+    the UPDATE, COMMIT; the new session, which checks its device in the same statement. The list of
+    devices is not read."""
     async with Browser(make_app(otp)) as browser:
         page = await browser.get("/account/login")
         statements, transactions = Statements(engine), Transactions(engine)
@@ -144,7 +145,7 @@ async def test_a_log_in_is_six_statements(
         assert answer.status_code == 303
         await asyncio.sleep(0)  # asyncpg tells a loop later
     verbs = [statement.split()[0] for statement in statements]
-    assert verbs == ["SELECT", "SELECT", "UPDATE", "INSERT"]
+    assert verbs == ["SELECT", "SELECT", "SELECT", "UPDATE", "INSERT"]
     assert transactions == ["BEGIN ISOLATION LEVEL READ COMMITTED", "COMMIT"]
 
 

@@ -136,7 +136,7 @@ async def test_verified_and_asked_again_meets_the_token_form(
         assert (answer.status_code, answer.headers["location"]) == (303, "/vault")
         assert (await browser.state())["verified"]
         async with Browser(make_app(otp), cookies=before) as thief:
-            assert not (await thief.state())["authenticated"]
+            assert not (await thief.state())["verified"]
 
 
 async def test_logging_in_as_somebody_else_ends_the_former_session(

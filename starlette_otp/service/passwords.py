@@ -71,14 +71,15 @@ class PasswordQueue:
         self._taken: Counter[tuple[str, str]] = Counter()
         self._lock = Lock()  # event loops of several threads may share a queue
 
-    async def run(self, place: Place, work: Callable[..., T], *args: Any) -> T:
+    async def run(self, place: Place, work: Callable[..., T], *password_and_hash: Any) -> T:
         """Run `work` in a thread when it is its turn.
 
         Raises:
             TooBusy: there is no place.
         """
         with self.taken(place):
-            return await asyncio.get_running_loop().run_in_executor(self._executor, work, *args)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._executor, work, *password_and_hash)
 
     @contextmanager
     def taken(self, place: Place) -> Iterator[None]:

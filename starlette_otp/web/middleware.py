@@ -107,11 +107,11 @@ class OTPMiddleware:
         return found or Found(user, None, None, None)
 
 
-def _send(verdict: Verdict, send: Send, message: Message) -> Awaitable[None]:
+def _send(verdict: Verdict, send: Send, cookie_message: Message) -> Awaitable[None]:
     """Send a message of the answer, which takes along the cookies that have changed."""
-    if message["type"] == "http.response.start":
+    if cookie_message["type"] == "http.response.start":
         for cookie in (verdict.set_cookie, verdict.browser_cookie):
             if cookie is not None:
-                message.setdefault("headers", [])
-                MutableHeaders(scope=message).append("set-cookie", cookie)
-    return send(message)
+                cookie_message.setdefault("headers", [])
+                MutableHeaders(scope=cookie_message).append("set-cookie", cookie)
+    return send(cookie_message)

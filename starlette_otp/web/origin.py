@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
-_PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
+_PORTS = {"http": 80, "https": 443}
 
 
 def is_cross_site(conn: HTTPConnection, allowed: Sequence[str]) -> bool:

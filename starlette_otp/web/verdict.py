@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -39,9 +39,9 @@ class Verdict:
     is_due: bool = False
     away: bool = False
     routes: Sequence[Any] = ()
-    token: str | None = None
-    set_cookie: str | None = None
-    browser_cookie: str | None = None
+    token: str | None = field(default=None, repr=False)
+    set_cookie: str | None = field(default=None, repr=False)
+    browser_cookie: str | None = field(default=None, repr=False)
 
 
 def verdict_of(conn: HTTPConnection) -> Verdict:

@@ -58,7 +58,7 @@ def site(server_url: str) -> Iterator[Demo]:
         url = thread.submit(asyncio.run, fill(server_url)).result()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
-        with demo(Path(name) / "data", env={"DATABASE_URL": url}) as running:
+        with demo(Path(name) / "data", "--yes", env={"DATABASE_URL": url}) as running:
             yield running
 
 

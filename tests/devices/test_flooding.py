@@ -357,15 +357,14 @@ async def test_without_a_table_there_is_one_warning(
     caplog.clear()
     OTP(sessions, device, secret_key=SECRET_KEY)
     OTP(sessions, Device, secret_key=SECRET_KEY)
-    assert caplog.records == []
+    assert "ChallengeLimitMixin" not in caplog.text
 
     @keep
     class PagerDevice(EmailDevice.__mro__[1], device):  # type: ignore[misc]
         mailer = box
 
     OTP(sessions, device, secret_key=SECRET_KEY)
-    [record] = caplog.records
-    assert "declare a class with ChallengeLimitMixin" in record.getMessage()
+    assert caplog.text.count("declare a class with ChallengeLimitMixin") == 1
 
 
 async def test_totp_is_not_concerned(otp: OTP, sessions: Sessions, alice: User) -> None:
