@@ -119,7 +119,7 @@ async def test_the_name_of_a_kind(
 async def test_a_kind_that_cannot_be_one(declare: Any, words: str) -> None:
     """What does not fit into a persistent id, or is taken, is refused when OTP is made."""
     models = make_host()
-    declare(models.Device)
+    _declared = declare(models.Device)  # SQLAlchemy holds it weakly
     with pytest.raises(ConfigurationError, match=words):
         OTP(async_sessionmaker(), models.Device, secret_key=SECRET_KEY)
 
