@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from tests.cli.test_demo import folder, sign_in
 from tests.demo_process import demo
 from tests.support import HTML
-from tests.test_demo import folder, sign_in
 
 __all__ = ["folder"]
 

@@ -22,16 +22,8 @@ from starlette_otp.exceptions import (
     is_worth_another_try,
     sqlstate_of,
 )
-from starlette_otp.service.rows import (
-    Plain,
-    PlainUnit,
-    SessionUnit,
-    Unit,
-    Updates,
-    on_driver,
-    plain_engine,
-    sender,
-)
+from starlette_otp.service.plain import Plain, on_driver, plain_engine
+from starlette_otp.service.rows import PlainUnit, SessionUnit, Unit, Updates, sender
 
 logger = logging.getLogger("starlette_otp")
 

@@ -20,7 +20,8 @@ from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import DatabaseUnavailable
 from starlette_otp.service.attempts import Attempt, ask_all, ask_one, is_repeated
-from starlette_otp.service.rows import Statement, Unit, overrides_ours
+from starlette_otp.service.plain import overrides_ours
+from starlette_otp.service.rows import Statement, Unit
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")

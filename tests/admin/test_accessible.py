@@ -7,7 +7,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from tests.admin.test_scripts import serving
-from tests.test_browser import chromium
+from tests.web.test_browser import chromium
 
 __all__ = ["chromium"]
 

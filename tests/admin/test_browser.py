@@ -21,7 +21,7 @@ from starlette_otp import oath
 from starlette_otp.cli.migrations import upgrade
 from tests.conftest import sql, with_database
 from tests.demo_process import Demo, demo
-from tests.test_browser import chromium
+from tests.web.test_browser import chromium
 
 __all__ = ["chromium"]
 

@@ -27,7 +27,7 @@ from tests.admin.test_hosts import AccountAdmin
 from tests.conftest import sql, with_database
 from tests.demo_process import free_port
 from tests.support import SECRET_KEY, Sessions, door, make_app, make_totp, make_user, totp_token
-from tests.test_browser import chromium
+from tests.web.test_browser import chromium
 
 __all__ = ["chromium"]
 

@@ -22,12 +22,16 @@ from sqlalchemy.orm import Mapped, Session, mapped_column, relationship
 from starlette_otp import OTP
 from starlette_otp.devices import TOTPDeviceMixin, UserMixin
 from starlette_otp.models import Device, TOTPDevice, User
-from starlette_otp.service.rows import on_driver, plain_engine
+from starlette_otp.service.plain import on_driver, plain_engine
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.testing import make_device, token_at
 from tests.devices import test_races
 from tests.devices.race_process import race
 from tests.hosts import devices_of, int_users, keep, new_base, sessions_of, totp_of
+
+# What is to hold on every way, as it stands elsewhere.
+from tests.service.test_session_ends import *  # noqa: F403
+from tests.service.test_sessions import *  # noqa: F403
 from tests.support import (
     SECRET_KEY,
     Browser,
@@ -39,10 +43,6 @@ from tests.support import (
     reload,
     verified_by,
 )
-
-# What is to hold on every way, as it stands elsewhere.
-from tests.test_session_ends import *  # noqa: F403
-from tests.test_sessions import *  # noqa: F403
 
 test_tokens_of_different_windows_race = test_races.test_tokens_of_different_windows_race
 

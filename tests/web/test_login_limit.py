@@ -18,6 +18,7 @@ from starlette_otp import OTP, TooManyAttempts, clock
 from starlette_otp.models import Device, LoginThrottle, User
 from starlette_otp.web.browser import COOKIE
 from tests.hosts import make_host
+from tests.service.test_statements import Transactions
 from tests.support import (
     PASSWORD,
     SECRET_KEY,
@@ -30,7 +31,6 @@ from tests.support import (
     make_totp,
     totp_token,
 )
-from tests.test_statements import Transactions
 
 LIMIT = ["too_many_attempts"]
 WRONG = ["invalid_login"]

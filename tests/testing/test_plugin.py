@@ -131,6 +131,6 @@ async def test_a_role_that_may_make_no_database_is_told(empty_url: str, tmp_path
 
 def test_pytest_finds_it_by_itself() -> None:
     """The package names the plugin as pytest's entry point."""
-    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
     name = project["project"]["entry-points"]["pytest11"]["starlette_otp"]
     assert importlib.import_module(name).otp
