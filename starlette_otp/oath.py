@@ -34,6 +34,8 @@ def without_separators(token: str) -> str:
     What was copied from a document or a mail has no-break and thin spaces, en dashes, line ends,
     marks of direction.
     """
+    if token.isascii() and token.isalnum():
+        return token  # as most are
     return "".join(c for c in token if not _is_separator(c))
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util import await_only, greenlet_spawn
 
 from starlette_otp.exceptions import (
     READ_ONLY,
@@ -90,15 +90,19 @@ class Transactions:
             return await self._run(lambda: self._unit(isolation), work)
         if on_driver(engine):
             committing = False
-            try:
-                async with _Borrowed(engine) as driver:
-                    unit = PlainUnit(driver.fetch, engine.dialect, self._updates)
-                    if isolation == "AUTOCOMMIT":
-                        return await work(unit)
-                    async with driver.transaction(isolation="read_committed"):
-                        result = await work(unit)
-                        committing = True
+
+            async def within(driver: Any) -> T:
+                nonlocal committing
+                unit = PlainUnit(driver.fetch, engine.dialect, self._updates)
+                if isolation == "AUTOCOMMIT":
+                    return await work(unit)
+                async with driver.transaction(isolation="read_committed"):
+                    result = await work(unit)
+                    committing = True
                 return result
+
+            try:
+                return await greenlet_spawn(_borrow, engine, within)
             except Exception as exc:
                 # Nothing has happened. What is to be done about the pool's other connections
                 # SQLAlchemy knows best, and hosts know its errors and not the driver's: the work
@@ -169,45 +173,44 @@ class Transactions:
             raise
 
 
-class _Borrowed:
-    """The driver's own connection, borrowed from an engine's pool."""
+def _borrow(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:
+    """Let `work` have the driver's own connection, borrowed from an engine's pool.
 
-    __slots__ = ("_engine", "_pooled")
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
-
-    async def __aenter__(self) -> Any:
-        try:
-            self._pooled = await self._engine.raw_connection()
-        except (OSError, PoolTimeout):
-            raise
-        except Exception as exc:
-            # Whatever a server has against a connection, SQLAlchemy's own way says it better.
-            raise _Lost("No connection to the database could be made.") from exc
-        driver: Any = self._pooled.driver_connection
+    Called in a greenlet, as what the pool does itself has to be: the one it takes to wait for
+    `work` here, too, costs half of what two would, one to borrow and one to give back.
+    """
+    try:
+        pooled = engine.sync_engine.raw_connection()
+    except (OSError, PoolTimeout):
+        raise
+    except Exception as exc:
+        # Whatever a server has against a connection, SQLAlchemy's own way says it better.
+        raise _Lost("No connection to the database could be made.") from exc
+    driver: Any = pooled.driver_connection
+    is_well = False
+    try:
         if driver.is_in_transaction():
             # A listener of the pool's has run SQL, which began one: ours would be a part of it,
             # and go with it when the connection is handed back.
-            try:
-                await greenlet_spawn(self._pooled.rollback)
-            except BaseException:
-                self._pooled.invalidate()
-                raise
-        return driver
-
-    async def __aexit__(self, kind: Any, exc: BaseException | None, traceback: Any) -> None:
-        driver: Any = self._pooled.driver_connection
-        is_well = (exc is None or isinstance(exc, Exception)) and not driver.is_in_transaction()
-        if is_well and (exc is None or sqlstate_of(exc) != READ_ONLY):
-            await greenlet_spawn(self._pooled.close)
-        else:
-            # Given up half-way, as by a client that went away: nobody shall have it next.
-            self._pooled.invalidate()
-        if exc is None and not is_well:
-            raise RuntimeError("A transaction was still open on a connection that was done with.")
-        if isinstance(exc, Exception) and driver.is_closed():
+            pooled.rollback()
+        result = await_only(work(driver))
+        is_well = not driver.is_in_transaction()
+    except Exception as exc:
+        is_well = not driver.is_in_transaction() and sqlstate_of(exc) != READ_ONLY
+        if driver.is_closed():
             raise _Lost("The connection to the database broke.") from exc
+        raise
+    finally:
+        if is_well:
+            pooled.close()
+        else:
+            # Given up half-way, as by a client that went away: nobody shall have it next, and
+            # nobody waits for what it was at.
+            driver.terminate()
+            pooled.invalidate()
+    if not is_well:
+        raise RuntimeError("A transaction was still open on a connection that was done with.")
+    return result
 
 
 def _tell_away(exc: Exception) -> None:
