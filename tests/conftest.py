@@ -1,5 +1,6 @@
-"""A real PostgreSQL for the whole run, and a database of its own for each test."""
+"""A real PostgreSQL for the whole run, and for each test a database as good as new."""
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -10,21 +11,18 @@ from pathlib import Path
 
 import asyncpg
 import pytest
-import pytest_asyncio
-from sqlalchemy import make_url
+from sqlalchemy import MetaData, make_url, text
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
 )
+from sqlalchemy.pool import NullPool
 
 from starlette_otp import OTP
 from starlette_otp.models import Base, Device, User
 from tests.support import SECRET_KEY, Browser, CodesView, make_app, make_user
-
-TEMPLATE = f"otp_template_{os.getpid()}"
-"""One for each worker, which may share a server."""
 
 
 @pytest.fixture(scope="session")
@@ -58,26 +56,112 @@ async def sql(server_url: str, statement: str) -> None:
     await connection.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def template(server_url: str) -> AsyncIterator[str]:
-    """A database with the ready-made tables, to copy."""
-    await sql(server_url, f"DROP DATABASE IF EXISTS {TEMPLATE} WITH (FORCE)")
-    await sql(server_url, f"CREATE DATABASE {TEMPLATE}")
-    engine = create_async_engine(with_database(server_url, TEMPLATE))
-    async with engine.begin() as connection:
-        await connection.run_sync(Base.metadata.create_all)
-    await engine.dispose()
-    yield TEMPLATE
-    await sql(server_url, f"DROP DATABASE {TEMPLATE} WITH (FORCE)")
+# What a test may have changed besides rows. TRUNCATE changes none of it.
+SCHEMA = """
+SELECT md5(string_agg(fact, ' ' ORDER BY fact)) FROM (
+    SELECT concat_ws(' ', attrelid, attname, attnum, atttypid, atttypmod, attnotnull, attidentity)
+    FROM pg_attribute JOIN pg_class c ON c.oid = attrelid AND relnamespace = 'public'::regnamespace
+    UNION ALL SELECT concat('default ', oid) FROM pg_attrdef
+    UNION ALL SELECT concat('constraint ', oid, convalidated) FROM pg_constraint
+    UNION ALL SELECT concat('trigger ', oid, tgenabled) FROM pg_trigger
+    UNION ALL SELECT concat('function ', oid) FROM pg_proc WHERE oid >= 16384
+    UNION ALL SELECT concat('type ', oid) FROM pg_type WHERE oid >= 16384
+    UNION ALL SELECT concat('schema ', oid, nspname) FROM pg_namespace WHERE nspname !~ '^pg_t'
+    UNION ALL SELECT concat('setting ', setdatabase, setrole, setconfig) FROM pg_db_role_setting
+) facts (fact)
+"""
+TABLES = """
+SELECT string_agg(format('%I.%I', schemaname, tablename), ', ') FROM pg_tables
+WHERE schemaname NOT IN ('pg_catalog', 'information_schema')
+"""
+SCHEMAS = """
+SELECT string_agg(format('%I', nspname), ', ') FROM pg_namespace
+WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'
+"""
+OTHERS = """
+SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid()
+"""
+
+
+class Lent:
+    """A database that one test after the other gets as if it were new.
+
+    To make one for each would take longer than all the tests.
+    """
+
+    def __init__(self, server_url: str, tables: MetaData) -> None:
+        self._server_url = server_url
+        self._tables = tables
+        self._name = ""
+        self._schema = ""
+
+    def lend(self) -> str:
+        """Its URL."""
+        if not self._name:
+            asyncio.run(self._make())
+        return with_database(self._server_url, self._name)
+
+    def take_back(self) -> None:
+        """Let it be as it was, or be gone."""
+        if not asyncio.run(self._empty()):
+            self.drop()
+
+    def drop(self) -> None:
+        if self._name:
+            asyncio.run(sql(self._server_url, f"DROP DATABASE IF EXISTS {self._name} WITH (FORCE)"))
+            self._name = ""
+
+    async def _make(self) -> None:
+        name = f"test_{uuid.uuid4().hex}"
+        await sql(self._server_url, f"CREATE DATABASE {name}")
+        engine = create_async_engine(with_database(self._server_url, name), poolclass=NullPool)
+        async with engine.begin() as connection:
+            await connection.run_sync(self._tables.create_all)
+            self._schema = await connection.scalar(text(SCHEMA.replace(":", r"\:")))
+        self._name = name
+
+    async def _empty(self) -> bool:
+        """Whether it is as it was now."""
+        url = make_url(self._server_url).set(database=self._name)
+        try:
+            connection = await asyncpg.connect(url.render_as_string(hide_password=False))
+        except (OSError, asyncpg.PostgresError):
+            return False
+        try:
+            await connection.execute(OTHERS)
+            if await connection.fetchval(SCHEMA) != self._schema:
+                if self._tables.tables:
+                    return False
+                schemas = await connection.fetchval(SCHEMAS)
+                await connection.execute(f"DROP SCHEMA {schemas} CASCADE; CREATE SCHEMA public")
+                return True
+            if tables := await connection.fetchval(TABLES):
+                await connection.execute(f"TRUNCATE {tables} RESTART IDENTITY")
+        finally:
+            await connection.close()
+        return True
+
+
+@pytest.fixture(scope="session")
+def lent(server_url: str) -> Iterator[Lent]:
+    database = Lent(server_url, Base.metadata)
+    yield database
+    database.drop()
+
+
+@pytest.fixture(scope="session")
+def lent_empty(server_url: str) -> Iterator[Lent]:
+    database = Lent(server_url, MetaData())
+    yield database
+    database.drop()
 
 
 @pytest.fixture
-async def empty_url(server_url: str) -> AsyncIterator[str]:
-    """An empty database of this test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    await sql(server_url, f"CREATE DATABASE {name}")
-    yield with_database(server_url, name)
-    await sql(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+def empty_url(lent_empty: Lent) -> Iterator[str]:
+    """An empty database that nobody else has."""
+    yield lent_empty.lend()
+    lent_empty.take_back()
 
 
 @pytest.fixture
@@ -88,12 +172,10 @@ async def empty_engine(empty_url: str) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture
-async def database_url(server_url: str, template: str) -> AsyncIterator[str]:
-    """A database with the ready-made tables, of this test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    await sql(server_url, f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield with_database(server_url, name)
-    await sql(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+def database_url(lent: Lent) -> Iterator[str]:
+    """A database with the ready-made tables, empty, that nobody else has."""
+    yield lent.lend()
+    lent.take_back()
 
 
 @pytest.fixture
