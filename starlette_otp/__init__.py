@@ -51,6 +51,7 @@ from starlette_otp.web.forms import (
 from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp, still_verified
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
+from starlette_otp.web.verdict import is_verified, otp_device
 from starlette_otp.web.views import LoginView, LogoutView
 
 __all__ = [
@@ -89,11 +90,13 @@ __all__ = [
     "TransactionRequired",
     "UserMixin",
     "authenticate",
+    "is_verified",
     "log_in",
     "log_out",
     "login",
     "otp_admin_action",
     "otp_challenge_sent",
+    "otp_device",
     "otp_device_added",
     "otp_device_removed",
     "otp_logged_in",

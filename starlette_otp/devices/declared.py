@@ -56,7 +56,7 @@ def check_declared(device_model: Any) -> None:
 
 
 def warn_of_missing(device_model: type[DeviceMixin]) -> None:
-    """Log one warning for each declared kind that can't do its part, or not all of it."""
+    """Log one warning for each declared class that can't do its part, or not all of it."""
     for kind in device_model.kinds().values():
         if (missing := kind.missing_setting()) is not None:
             logger.warning("%s These devices are offered to nobody.", missing)
@@ -67,6 +67,19 @@ def warn_of_missing(device_model: type[DeviceMixin]) -> None:
             "any number a day: declare a class with ChallengeLimitMixin and __device_model__ = %s.",
             device_model.__name__,
         )
+    for name in ("is_verified", "otp_device"):
+        user_model = device_model.__user_model__
+        if user_model is not None and has_own(user_model, name):
+            logger.warning(
+                "%s.%s is yours and stays what it is; starlette_otp.%s(request) says ours.",
+                *(user_model.__name__, name, name),
+            )
+
+
+def has_own(model: type[Any], name: str) -> bool:
+    """Whether a class has an attribute of that name, from itself or a base, that is not ours."""
+    owner = next((cls for cls in model.__mro__ if name in vars(cls)), None)
+    return owner is not None and not owner.__module__.startswith("starlette_otp.")
 
 
 def _check_kinds(device_model: type[DeviceMixin]) -> None:

@@ -14,7 +14,7 @@ from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
 from starlette_otp.web.forms import TICKET_KEY
 from starlette_otp.web.journal import logged_in, logged_out
-from starlette_otp.web.user import RequestUser, unwrapped
+from starlette_otp.web.user import RequestUser, device_of, unwrapped
 from starlette_otp.web.verdict import Verdict, show, verdict_of
 
 
@@ -35,7 +35,7 @@ async def log_in(request: Request, user: Any) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
-    device = getattr(user, "otp_device", None)
+    device = device_of(user)
     is_same = user is verdict.user and device is verdict.device
     begun = await _begin(request, verdict, user, device, verdict.verified_at if is_same else None)
     noted = request.session.get(NAME_KEY)

@@ -59,6 +59,30 @@ def verdict_of(conn: HTTPConnection) -> Verdict:
     return verdict
 
 
+def is_verified(request: HTTPConnection) -> bool:
+    """Whether a device verified the session of this request, whatever the host's users are.
+
+    Args:
+        request: behind OTPMiddleware; a websocket, too.
+
+    Raises:
+        ConfigurationError: OTPMiddleware has not seen it.
+    """
+    return verdict_of(request).device is not None
+
+
+def otp_device(request: HTTPConnection) -> Any | None:
+    """The device that verified the session of this request; None if none did.
+
+    Args:
+        request: behind OTPMiddleware; a websocket, too.
+
+    Raises:
+        ConfigurationError: OTPMiddleware has not seen it.
+    """
+    return verdict_of(request).device
+
+
 def show(scope: Scope, verdict: Verdict, scopes: Sequence[str]) -> None:
     """Put the verdict where Starlette's users look: `request.user` and `request.auth`."""
     if verdict.user is not None:

@@ -29,6 +29,7 @@ from starlette_otp.web.responses import (
     too_many,
     unavailable,
 )
+from starlette_otp.web.user import device_of
 from starlette_otp.web.verdict import verdict_of
 
 
@@ -114,7 +115,7 @@ class LoginView(OTPEndpoint):
         """Begin or verify the session and send the user on."""
         user, target = form.get_user(), await self.next_url(request)
         if isinstance(form, self.token_form):
-            await login(request, user.otp_device)
+            await login(request, device_of(user))
         else:
             await log_in(request, user)
             otp = verdict_of(request).otp
