@@ -58,6 +58,9 @@ async def test_a_device_that_comes_later(otp: OTP, alice: User, twins: list[Any]
     one, other = twins
     token = token_at(one)
     assert await otp.verify_token(alice, one.persistent_id, token) == one
+    sooner = await make_device(otp, alice, type(one), secret=SECRET)
+    assert await otp.match_token(alice, token) is None
+    await otp.remove_device(alice, sooner.persistent_id)
     late = await make_device(otp, alice, type(one), secret=SECRET, confirmed=False)
     await otp.remove_device(alice, one.persistent_id)
     assert await otp.confirm_device(alice, late.persistent_id, token) is None
