@@ -51,6 +51,7 @@ from starlette_otp.web.forms import (
 from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp, still_verified
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
+from starlette_otp.web.notice import failures_before
 from starlette_otp.web.verdict import is_verified, otp_device
 from starlette_otp.web.views import LoginView, LogoutView
 
@@ -90,6 +91,7 @@ __all__ = [
     "TransactionRequired",
     "UserMixin",
     "authenticate",
+    "failures_before",
     "is_verified",
     "log_in",
     "log_out",

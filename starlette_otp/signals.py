@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blinker import NamedSignal, signal
@@ -11,9 +12,12 @@ from blinker import NamedSignal, signal
 logger = logging.getLogger("starlette_otp")
 
 otp_verified = signal("otp_verified")
-"""A token was accepted; it does not mean that a session began."""
+"""A token was accepted; it does not mean that a session began. Receivers also get
+`failures_before`, the wrong tokens since the user's last success, and `address` and `agent`, empty
+without a request."""
 otp_verification_failed = signal("otp_verification_failed")
-"""A token was not accepted, or not even tried; the device is None if none was chosen."""
+"""A token was not accepted, or not even tried, which is told once a lock; the device is None if
+none was chosen. Receivers also get `reason`, a VerificationFailure, `address` and `agent`."""
 otp_challenge_sent = signal("otp_challenge_sent")
 """A challenge was delivered."""
 otp_device_added = signal("otp_device_added")
@@ -34,14 +38,25 @@ otp_admin_action = signal("otp_admin_action")
 async def send(which: NamedSignal, sender: object, *, user: Any, device: Any, **more: Any) -> None:
     """Call the receivers one by one, sync and async alike, as `receiver(otp, user=, device=)`.
 
-    One that raises is logged and changes nothing: the verdict is committed already.
+    Of what a signal tells besides, each gets what it has parameters for. One that raises is
+    logged and changes nothing: the verdict is committed already.
     """
     if which.is_muted:
         return
     for receiver in which.receivers_for(sender):
         try:
-            answer = receiver(sender, user=user, device=device, **more)
+            known = {name: more[name] for name in _wanted(receiver, more)}
+            answer = receiver(sender, user=user, device=device, **known)
             if inspect.isawaitable(answer):
                 await answer
         except Exception:
             logger.exception("A receiver of %s failed.", which.name)
+
+
+def _wanted(receiver: Callable[..., Any], names: Iterable[str]) -> Iterable[str]:
+    try:
+        parameters = inspect.signature(receiver).parameters
+    except (TypeError, ValueError):  # a callable that does not say
+        return names
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return names if takes_all else [name for name in names if name in parameters]

@@ -127,9 +127,9 @@ async def test_devices_are_told(otp: OTP, alice: User, ears: Ears) -> None:
     assert ears.take() == [("otp_device_added", alice, device)]
     await otp.confirm_device(alice, device.persistent_id, totp_token())
     assert ears.take() == [("otp_verified", alice, device)], "it was confirmed before"
-    other = await otp.add_device(alice, TOTPDevice(secret=SECRET, confirmed=False))
+    other = await otp.add_device(alice, TOTPDevice(secret=b"another" * 3, confirmed=False))
     assert ears.take() == []
-    await otp.confirm_device(alice, other.persistent_id, totp_token())
+    await otp.confirm_device(alice, other.persistent_id, totp_token(other.secret))
     assert ears.take() == [
         ("otp_verified", alice, other),
         ("otp_device_added", alice, other),
@@ -239,7 +239,8 @@ async def test_receivers_are_called_one_by_one(
 
     def quick(sender: OTP, **data: Any) -> None:
         assert running == [], "two at once"
-        assert (sender, data) == (otp, {"user": alice, "device": static})
+        more = {"failures_before": 0, "address": "", "agent": ""}
+        assert (sender, data) == (otp, {"user": alice, "device": static, **more})
         calls.append("quick")
 
     def broken(sender: OTP, **data: Any) -> None:

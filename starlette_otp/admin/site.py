@@ -42,6 +42,7 @@ from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is
 from starlette_otp.resources import TEMPLATES
 from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.body import MAX_BODY
+from starlette_otp.web.notice import failures_before
 from starlette_otp.web.responses import unavailable
 from starlette_otp.web.site import Site
 from starlette_otp.web.verdict import verdict_of
@@ -215,6 +216,7 @@ class OTPAdmin(Admin):
         loaders = [host, *([ours] if ours else []), FileSystemLoader(TEMPLATES / "otp" / "admin")]
         env.loader = ChoiceLoader([*loaders, *shipped])
         env.globals["otp_csrf_token"] = csrf_token
+        env.globals["failures_before"] = failures_before
         env.globals["get_object_identifier"] = identifier
         return templates
 

@@ -9,6 +9,7 @@ from starlette_otp.devices.policies import (
     GenerateNotAllowed,
     ThrottlingMixin,
     TimestampMixin,
+    VerificationFailure,
     VerifyNotAllowed,
 )
 from starlette_otp.devices.sessions import OTPSessionMixin
@@ -35,6 +36,7 @@ __all__ = [
     "ThrottlingMixin",
     "TimestampMixin",
     "UserMixin",
+    "VerificationFailure",
     "VerifyNotAllowed",
     "normal_name",
     "secret_from_base32",

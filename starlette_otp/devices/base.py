@@ -259,6 +259,20 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         """A kind's own check of what the user typed; it may change the row. No policy in here."""
         return False
 
+    def is_replay(self, token: str) -> bool:
+        """Whether a token that was refused would be right, had it not been accepted before.
+
+        Asked after `check_token` has said no, for the log and the signal alone.
+        """
+        return False
+
+    def spend_with(self, twin: DeviceMixin) -> None:
+        """A kind's own: refuse from now on what `twin` refuses as accepted before.
+
+        Called on locked rows. `twin` is of the same kind and user and has the same secret, as of
+        an enrolment that was sent twice: what is accepted by one of them is spent for both.
+        """
+
     async def prepare_challenge(self, **context: Any) -> str | None:
         """An interactive kind's own: make the challenge under the lock, return the message."""
         return None
@@ -313,7 +327,8 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
 
         Call it on a device loaded `for_verify` in a session, and commit whatever the answer is.
         An accepted token is never accepted again (RFC 6238 section 5.2). A device that may not
-        verify now answers False and counts nothing.
+        verify now answers False and counts nothing. Of other devices with the same secret only OTP
+        knows, which spends a token for them, too.
         """
         allowed, _ = await self.verify_is_allowed()
         if not allowed:
@@ -377,10 +392,11 @@ def check_device_id(device_id: object) -> None:
 def locked(query: Select[_Row]) -> Select[_Row]:
     """`query`, locking its rows; an instance the session already had is read anew, too.
 
-    Nothing is joined: after waiting for a lock PostgreSQL hands back joined rows of the old
-    snapshot. What a host's mapping would join is read by a statement of its own, after the lock.
+    Its first column is the entity. Nothing is joined: after waiting for a lock PostgreSQL hands
+    back joined rows of the old snapshot. What a host's mapping would join is read by a statement
+    of its own, after the lock.
     """
-    (entity,) = query.column_descriptions
+    entity = query.column_descriptions[0]
     mappers: Iterable[Mapper[Any]] = inspect(entity["entity"]).self_and_descendants
     joined = [
         selectinload(getattr(mapper.class_, relation.key))

@@ -8,6 +8,7 @@ from sqlalchemy import BigInteger
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from starlette_otp import oath
+from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
 
 _LAST = 2**63 - 1
@@ -52,6 +53,25 @@ class HOTPDeviceMixin(OTPAuthMixin):
             return False
         self.counter = found + 1
         return True
+
+    def is_replay(self, token: str) -> bool:
+        """Whether the token is that of one of the last counters, as many as the window has."""
+        plain_token = self.canonical(token)
+        if plain_token is None:
+            return False
+        counter = self.counter or 0
+        passed = range(max(0, counter - (self.tolerance or 0) - 1), counter)
+        algorithm = self.algorithm or "SHA1"
+        return oath.match(self.secret, plain_token, passed, len(plain_token), algorithm) is not None
+
+    def spend_with(self, twin: DeviceMixin) -> None:
+        """Take over a counter that is further on from a device whose tokens are the same."""
+        if (
+            isinstance(twin, HOTPDeviceMixin)
+            and self.algorithm == twin.algorithm
+            and (twin.counter or 0) > (self.counter or 0)
+        ):
+            self.counter = twin.counter
 
     async def check_consecutive(self, first_token: str, second_token: str) -> bool:
         """Accept two tokens of consecutive counters within `resync_window` counters of ours.

@@ -24,6 +24,23 @@ class VerifyNotAllowed(StrEnum):
     N_FAILED_ATTEMPTS = "N_FAILED_ATTEMPTS"
 
 
+class VerificationFailure(StrEnum):
+    """Why an attempt to verify failed, as the log and the signal say it; users are told less."""
+
+    WRONG = "wrong"
+    """No device has that token."""
+    REPLAYED = "replayed"
+    """It would be right, had it not been accepted before."""
+    LOCKED = "locked"
+    """Not tried: the device has to wait, or may not verify for a reason of its own."""
+    STOPPED = "stopped"
+    """Not tried: nothing but a reset ends the wait."""
+    UNREADABLE = "unreadable"
+    """Not tried: the secret of the device does not decrypt."""
+    NO_DEVICE = "no_device"
+    """The user has no device that could be asked, or not the one that was named."""
+
+
 class GenerateNotAllowed(StrEnum):
     """Why a device may not make a challenge now."""
 
@@ -58,6 +75,27 @@ class ThrottlingMixin:
 
     throttling_failure_count: Mapped[int] = mapped_column(default=0, server_default="0")
     throttling_failure_timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    turned_away_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When the first attempt since the last failure was not even tried."""
+
+    @property
+    def failures_before(self) -> int:
+        """Wrong tokens since the user's last success, as of the attempt that was just accepted.
+
+        As that one of the user's devices has counted that had most of them. Never stored; 0 on a
+        device that was only loaded.
+        """
+        count: int = self.__dict__.get("_failures_before", 0)
+        return count
+
+    @failures_before.setter
+    def failures_before(self, count: int) -> None:
+        self.__dict__["_failures_before"] = count
+
+    @property
+    def waits(self) -> bool:
+        """Whether failures lock this device for a time."""
+        return bool(self.throttle_factor)
 
     @property
     def failure_limit(self) -> int | None:
@@ -79,7 +117,7 @@ class ThrottlingMixin:
     def locked_until(self) -> datetime | None:
         """When the wait after the last failure ends; None when the device is not waiting."""
         failed_at = self.throttling_failure_timestamp
-        if not self.throttling_failure_count or failed_at is None or not self.throttle_factor:
+        if not self.throttling_failure_count or failed_at is None or not self.waits:
             return None
         # The exponent is capped too: a large count must not overflow.
         doublings = min(self.throttling_failure_count - 1, 64)
@@ -111,11 +149,23 @@ class ThrottlingMixin:
         count = (self.throttling_failure_count or 0) + 1
         self.throttling_failure_count = min(count, _MAX_COUNT)
         self.throttling_failure_timestamp = clock.now()
+        self.turned_away_at = None
 
     def throttle_reset(self) -> None:
         """Forget all failures; the caller commits."""
         self.throttling_failure_count = 0
-        self.throttling_failure_timestamp = None
+        self.throttling_failure_timestamp = self.turned_away_at = None
+
+    def turn_away(self) -> bool:
+        """Note that an attempt was not tried; the caller commits.
+
+        Returns:
+            Whether it is the first since the last failure, and so worth telling.
+        """
+        is_first = self.turned_away_at is None
+        if is_first:
+            self.turned_away_at = clock.now()
+        return is_first
 
 
 class CooldownMixin:

@@ -37,6 +37,8 @@ class SealedSecretMixin:
 
     sealed_secret: Mapped[str | None] = mapped_column(Text)
     secret_id: Mapped[str | None] = mapped_column(String(_ID_LENGTH))
+    secret_digest: Mapped[str | None] = mapped_column(String(64))
+    """By which two devices of a user that have one secret know each other."""
 
     @property
     def secret(self) -> bytes:
@@ -96,6 +98,7 @@ class SealedSecretMixin:
         self.sealed_secret = self.keyring().seal(
             secret, kind=self.kind, owner=owner, secret_id=self.secret_id
         )
+        self.secret_digest = digest_of(self.keyring(), secret, owner)
 
     @classmethod
     def keyring(cls) -> Keyring:
@@ -105,6 +108,11 @@ class SealedSecretMixin:
                 f"{cls.__name__} has no keys: make an OTP(...) over its device model first."
             )
         return cls.__keyring__
+
+
+def digest_of(keyring: Keyring, secret: bytes, owner: str) -> str:
+    """What `secret_digest` holds for a secret of this owner's, under the newest key."""
+    return keyring.digests("device secret", f"{owner}\0{secret.hex()}")[0]
 
 
 @event.listens_for(SealedSecretMixin, "before_insert", propagate=True)

@@ -71,6 +71,14 @@ class StaticDeviceMixin(DeviceMixin):
         """None while all tokens have 64 bits or more, which no counting of guesses can wear out."""
         return None if self.token_shape == TokenShape.MADE else self.max_failures
 
+    @property
+    def waits(self) -> bool:
+        """Not while all tokens are made: whoever guesses at them must not lock the way back in.
+
+        NIST SP 800-63B asks for no limit from 64 bits on; the failures are counted all the same.
+        """
+        return self.token_shape != TokenShape.MADE and super().waits
+
     def accepts(self, token: str) -> bool:
         """Whether one of this device's tokens can look like `token`.
 

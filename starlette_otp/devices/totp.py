@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Integer
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from starlette_otp import clock, oath
+from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.otpauth import OfDevice, OTPAuthMixin
 
 logger = logging.getLogger("starlette_otp")
@@ -67,10 +68,8 @@ class TOTPDeviceMixin(OTPAuthMixin):
                 "was wrong: it refuses all tokens until then, or until it is reset.",
                 self,
             )
-        present, tolerance = self._present, self.tolerance or 0
-        middles = {present, present + (self.drift or 0)}
-        window = {m + n for m in middles for n in range(-tolerance, tolerance + 1)}
-        steps = sorted(step for step in window if step > self._last_t)
+        present = self._present
+        steps = [step for step in self._window(present) if step > self._last_t]
         found = oath.match(
             self.secret, plain_token, steps, len(plain_token), self.algorithm or "SHA1"
         )
@@ -80,6 +79,27 @@ class TOTPDeviceMixin(OTPAuthMixin):
         if self.sync:
             self._follow(found - present)
         return True
+
+    def is_replay(self, token: str) -> bool:
+        """Whether the token is that of a step in the window that `last_t` has passed."""
+        plain_token = self.canonical(token)
+        if plain_token is None or self.is_ahead:
+            return False
+        steps = [step for step in self._window(self._present) if step <= self._last_t]
+        algorithm = self.algorithm or "SHA1"
+        return oath.match(self.secret, plain_token, steps, len(plain_token), algorithm) is not None
+
+    def spend_with(self, twin: DeviceMixin) -> None:
+        """Take over a newer `last_t` from a device whose tokens are the same.
+
+        One that a wrong clock has put far ahead stays that device's alone.
+        """
+        if (
+            isinstance(twin, TOTPDeviceMixin)
+            and (self.step, self.t0, self.algorithm) == (twin.step, twin.t0, twin.algorithm)
+            and self._last_t < twin._last_t <= twin._newest
+        ):
+            self.last_t = twin.last_t
 
     def _follow(self, drift: int) -> None:
         """Note how many steps the prover's clock is off ours.
@@ -108,6 +128,11 @@ class TOTPDeviceMixin(OTPAuthMixin):
         super().reset()
         if self._last_t > self._newest:
             self.last_t = -1
+
+    def _window(self, present: int) -> list[int]:
+        tolerance = self.tolerance or 0
+        middles = {present, present + (self.drift or 0)}
+        return sorted({m + n for m in middles for n in range(-tolerance, tolerance + 1)})
 
     @property
     def _present(self) -> int:

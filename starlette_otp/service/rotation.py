@@ -11,6 +11,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.sealing import digest_of
 from starlette_otp.exceptions import SecretUnreadable
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.transactions import Transactions
@@ -47,7 +48,8 @@ async def count_secrets(otp: Sealed) -> int:
 
 
 async def rotate_keys(otp: Sealed, size: int = 100) -> AsyncIterator[Batch]:
-    """Rewrite every secret that is not under the first key, `size` rows a transaction.
+    """Rewrite every secret, and its digest, that is not under the first key, `size` rows a
+    transaction.
 
     It may be stopped and started again at any time, and the application may go on meanwhile: rows
     are locked by batches, and those that are done are passed over. Rows of kinds that the host does
@@ -64,7 +66,7 @@ async def rotate_keys(otp: Sealed, size: int = 100) -> AsyncIterator[Batch]:
 
 async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
     devices = table_of(otp.device_model)
-    names = ("id", "kind", "user_id", "sealed_secret", "secret_id")
+    names = ("id", "kind", "user_id", "sealed_secret", "secret_id", "secret_digest")
     columns = [devices.c[name] for name in names]
     ahead = select(devices.c.id).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
     ahead = ahead.order_by(devices.c.id).limit(size)
@@ -80,17 +82,22 @@ async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
             sealed = _reseal(otp, row)
             if sealed is None:
                 batch.unreadable.append(f"{row.kind}/{row.id}")
-            elif sealed != row.sealed_secret:
+            elif sealed != (row.sealed_secret, row.secret_digest):
                 change = update(devices).where(devices.c.id == row.id)
-                await session.execute(change.values(sealed_secret=sealed))
+                values = dict(zip(("sealed_secret", "secret_digest"), sealed, strict=True))
+                await session.execute(change.values(values))
         return batch
 
     return await otp.transactions.write(work)
 
 
-def _reseal(otp: Sealed, row: Any) -> str | None:
-    label = {"kind": row.kind, "owner": str(row.user_id), "secret_id": row.secret_id}
+def _reseal(otp: Sealed, row: Any) -> tuple[str, str] | None:
+    """The secret and its digest under the first key; None if it can't be read."""
+    owner = str(row.user_id)
+    label = {"kind": row.kind, "owner": owner, "secret_id": row.secret_id}
+    secret = otp.keyring.open(row.sealed_secret, **label)
     sealed = otp.keyring.reseal(row.sealed_secret, **label)
-    if sealed is None:
+    if secret is None or sealed is None:
         logger.error("%s", SecretUnreadable(f"{row.kind}/{row.id}"))
-    return sealed
+        return None
+    return sealed, digest_of(otp.keyring, secret, owner)

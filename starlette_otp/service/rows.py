@@ -173,11 +173,11 @@ class Unit(Protocol):
     async def all(self, statement: Statement, **values: Any) -> Sequence[Sequence[Any]]:
         """The rows of the result."""
 
-    async def load(self, statement: Statement, **values: Any) -> Any | None:
-        """The one instance that the statement finds, to change and to save; or None."""
+    async def load(self, statement: Statement, **values: Any) -> Sequence[Sequence[Any]]:
+        """The rows whose first is an instance, to change and to save."""
 
-    async def save(self, loaded: Any) -> None:
-        """Write what has changed of an instance that this unit loaded."""
+    async def save(self) -> None:
+        """Write what has changed of the instances that this unit loaded."""
 
 
 class SessionUnit:
@@ -191,12 +191,12 @@ class SessionUnit:
         # A host's entities may have joined collections, which repeat a row.
         return (await self._session.execute(statement.entities, values)).unique().all()
 
-    async def load(self, statement: Statement, **values: Any) -> Any | None:
-        """The one instance that the statement finds."""
-        return await self._session.scalar(statement.entities, values)
+    async def load(self, statement: Statement, **values: Any) -> Sequence[Sequence[Any]]:
+        """The rows whose first is an instance."""
+        return await self.all(statement, **values)
 
-    async def save(self, loaded: Any) -> None:
-        """Nothing: the commit writes it."""
+    async def save(self) -> None:
+        """Nothing: the commit writes them."""
 
 
 class PlainUnit:
@@ -204,7 +204,7 @@ class PlainUnit:
 
     def __init__(self, send: Send, dialect: Dialect, updates: Updates) -> None:
         self._send, self._dialect, self._updates = send, dialect, updates
-        self._before: dict[str, Any] = {}
+        self._loaded: list[tuple[Any, dict[str, Any]]] = []
 
     async def all(self, statement: Statement, **values: Any) -> Sequence[Sequence[Any]]:
         """The rows of the result."""
@@ -212,26 +212,27 @@ class PlainUnit:
         records = await self._send(compiled.sql, *compiled.arguments(values))
         return [compiled.row(record) for record in records]
 
-    async def load(self, statement: Statement, **values: Any) -> Any | None:
-        """The one instance that the statement finds."""
-        rows = await self.all(statement, **values)
-        if not rows or rows[0][0] is None:
-            return None
-        self._before = dict(vars(rows[0][0]))
-        return rows[0][0]
+    async def load(self, statement: Statement, **values: Any) -> Sequence[Sequence[Any]]:
+        """The rows whose first is an instance."""
+        rows = [row for row in await self.all(statement, **values) if row[0] is not None]
+        self._loaded += [(row[0], dict(vars(row[0]))) for row in rows]
+        return rows
 
-    async def save(self, loaded: Any) -> None:
-        """One UPDATE of what has changed, if anything has."""
+    async def save(self) -> None:
+        """One UPDATE for each instance of which anything has changed."""
         try:
-            await self._write(loaded)
+            for loaded, before in self._loaded:
+                await self._write(loaded, before)
         finally:
-            # As a session leaves what it has written: nothing to write, and in no session.
-            make_transient(loaded)
-            make_transient_to_detached(loaded)
+            for loaded, _ in self._loaded:
+                # As a session leaves what it has written: nothing to write, and in no session.
+                make_transient(loaded)
+                make_transient_to_detached(loaded)
+            self._loaded.clear()
 
-    async def _write(self, loaded: Any) -> None:
+    async def _write(self, loaded: Any, before: dict[str, Any]) -> None:
         now = vars(loaded)
-        names = tuple([n for n, value in self._before.items() if now[n] is not value])
+        names = tuple([n for n, value in before.items() if now[n] is not value])
         if not names:
             return
         state: Any = instance_state(loaded)

@@ -10,21 +10,31 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, Table, bindparam, func, or_, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
 from starlette_otp.devices.base import check_device_id, locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import DatabaseUnavailable
-from starlette_otp.service.attempts import Attempt, ask_all, ask_one, is_repeated
+from starlette_otp.service.attempts import (
+    MANY_FAILURES,
+    Attempt,
+    ask_all,
+    ask_one,
+    is_repeated,
+    twins_of,
+)
 from starlette_otp.service.plain import overrides_ours
 from starlette_otp.service.rows import Statement, Unit
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
+
+_NO_DEVICE = Attempt(reason=VerificationFailure.NO_DEVICE)
 
 
 class _Turn:
@@ -60,6 +70,8 @@ class Verification:
         or_any: bool = False,
         browser: str | None = None,
         asking_browser: str | None = None,
+        address: str | None = None,
+        agent: str | None = None,
     ) -> Attempt:
         """One attempt to verify, with one device or with all, and why none was asked.
 
@@ -73,6 +85,8 @@ class Verification:
                 clicks the second is known again.
             asking_browser: what tells the browser that asks from others; None for a call without
                 one.
+            address: of the client, for the log and the signal; None for a call without a request.
+            agent: what the client calls itself, likewise.
 
         Raises:
             TypeError: the token or the id is no str.
@@ -92,7 +106,7 @@ class Verification:
             )
         if device_id is None or (attempt is None and or_any):
             attempt = await self._ask_any(user, token, marks, asking_browser)
-        return await self._tell(user, owner, attempt or Attempt())
+        return await self._tell(user, owner, attempt or _NO_DEVICE, address, agent)
 
     def is_repeated(self, device: Any, token: str, browser: str | None) -> bool:
         """Whether the device, as it was loaded, accepted this token from this browser just now."""
@@ -114,12 +128,13 @@ class Verification:
         model = self._device_model.kind_named(parse_persistent_id(device_id)[0])
         if model is not None and issubclass(model, HOTPDeviceMixin):
             attempt = await self._ask(owner, device_id, first_token, second_token)
-        return (await self._tell(user, owner, attempt or Attempt())).device
+        return (await self._tell(user, owner, attempt or _NO_DEVICE)).device
 
     async def _ask_any(
         self, user: object, token: str, marks: Sequence[str], asking_browser: str | None
     ) -> Attempt:
-        query = locked(self._device_model.devices_for_user(user, confirmed=True))
+        # Unconfirmed ones are not asked; but one may have the secret of one that is.
+        query = locked(self._device_model.devices_for_user(user))
 
         async def work(session: AsyncSession) -> Attempt:
             devices = list(await session.scalars(query))
@@ -145,12 +160,21 @@ class Verification:
             return None
 
         async def work(unit: Unit) -> Attempt | None:
-            device = await unit.load(self._lock, id=number, kind=kind, owner=owner)
+            rows = await unit.load(self._lock, id=number, kind=kind, owner=owner)
+            devices = [row[0] for row in rows]
+            device = next((device for device in devices if device.id == number), None)
             if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
             device.asking_browser = asking_browser
-            attempt = await ask_one(device, *tokens, confirming=confirming, marks=marks)
-            await unit.save(device)
+            attempt = await ask_one(
+                device,
+                *tokens,
+                confirming=confirming,
+                marks=marks,
+                twins=twins_of(device, devices),
+                failures_before=rows[0][1] or 0,
+            )
+            await unit.save()
             return attempt
 
         # Tokens in rows of their own, and what a host's kind does itself, want a session.
@@ -180,34 +204,85 @@ class Verification:
 
     @cached_property
     def _lock(self) -> Statement:
-        model, columns = self._device_model, table_of(self._device_model).c
-        mine = columns.id == bindparam("id"), columns.kind == bindparam("kind")
+        """The device, and after it or before it those that have the same secret, in the order of
+        their ids; each with the wrong tokens since the user's last success."""
+        model, table = self._device_model, table_of(self._device_model)
+        named, columns = table.alias("named"), table.c
+        digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
+        is_meant = or_(
+            columns.id == bindparam("id"), columns.secret_digest == digest.scalar_subquery()
+        )
 
         def make(*what: Any) -> Select[Any]:
-            return select(*what).where(*mine, columns.user_id == bindparam("owner"))
+            return select(*what).where(*_mine(table), is_meant).order_by(columns.id)
 
         return Statement(
             lambda *what: make(*what).with_for_update(),
             model,
+            _failures_since_success(table),
             for_session=lambda *what: locked(make(*what)),
         )
 
-    async def _tell(self, user: object, key: Any, attempt: Attempt) -> Attempt:
+    async def _tell(
+        self,
+        user: object,
+        key: Any,
+        attempt: Attempt,
+        address: str | None = None,
+        agent: str | None = None,
+    ) -> Attempt:
         """Log an attempt with its factor (OWASP ASVS 16.3.1), and send the signals."""
         device = attempt.device or attempt.chosen
-        if attempt.is_repeated:
-            logger.info("A token of user %s came twice by one click.", key)
+        words = "A token of user %r " + _words(attempt)
+        values = [key, device or "any device"]
+        if attempt.reason is not None:
+            values.append(attempt.reason)
+        if address is not None:
+            values += [address, agent]
+            words += " from %r by %r"
+        failures = attempt.device.failures_before if attempt.device is not None else 0
+        if failures >= MANY_FAILURES:
+            values.append(failures)
+            words += ", after %s wrong ones since the last success"
+        is_well = attempt.reason is None and failures < MANY_FAILURES
+        logger.log(logging.INFO if is_well else logging.WARNING, f"{words}.", *values)
+        if attempt.is_repeated or attempt.is_told:
             return attempt
         sent: dict[str, Any] = {"user": user, "device": device}
-        if attempt.device is None:
-            logger.warning("A token of user %s was refused (%s).", key, device or "any device")
-            await signals.send(signals.otp_verification_failed, self._sender, **sent)
+        client = {"address": address or "", "agent": agent or ""}
+        if attempt.reason is not None:
+            failed = signals.otp_verification_failed
+            await signals.send(failed, self._sender, **sent, reason=attempt.reason, **client)
             return attempt
-        logger.info("A token of user %s was accepted (%s).", key, device)
-        await signals.send(signals.otp_verified, self._sender, **sent)
+        verified = signals.otp_verified
+        await signals.send(verified, self._sender, **sent, failures_before=failures, **client)
         if attempt.newly_confirmed:
             await signals.send(signals.otp_device_added, self._sender, **sent)
         return attempt
+
+
+def _words(attempt: Attempt) -> str:
+    if attempt.is_repeated:
+        return "came twice by one click (%s)"
+    return "was accepted (%s)" if attempt.reason is None else "was refused (%s, %s)"
+
+
+def _mine(table: Any) -> Sequence[Any]:
+    """That a row is of the user and the kind that are asked for."""
+    return table.c.user_id == bindparam("owner"), table.c.kind == bindparam("kind")
+
+
+def _failures_since_success(table: Table) -> Any:
+    """What `failures_since_success` counts, as a column; of the moment before a lock was waited
+    for, which is good enough for a message."""
+    used, failing = table.alias("used"), table.alias("failing")
+    owner: Any = bindparam("owner")
+    last = select(func.max(used.c.last_used_at)).where(used.c.user_id == owner).scalar_subquery()
+    since = func.coalesce(last, text("'-infinity'::timestamptz"))
+    count = select(func.max(failing.c.throttling_failure_count)).where(
+        failing.c.user_id == owner, failing.c.throttling_failure_timestamp > since
+    )
+    return count.scalar_subquery().label("failures_before")
 
 
 def _check_texts(*tokens: object) -> None:

@@ -21,6 +21,7 @@ from starlette_otp.exceptions import (
     described,
 )
 from starlette_otp.web.base_form import BaseForm, merged
+from starlette_otp.web.journal import client_of
 from starlette_otp.web.password import authenticate
 from starlette_otp.web.user import attach
 
@@ -175,7 +176,7 @@ class OTPAuthenticationFormMixin:
         self.otp_token.data = ""
 
     async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
-        token = self.otp_token.data
+        token, client = self.otp_token.data, client_of(self.otp, self._request)
         attempt = await self.otp.verification.attempt(
             user,
             token,
@@ -183,6 +184,8 @@ class OTPAuthenticationFormMixin:
             or_any=True,
             browser=self.browser,
             asking_browser=self.asking_browser,
+            address=client.address,
+            agent=client.agent,
         )
         refusal, self.is_repeated = attempt.refusal, attempt.is_repeated
         if self.is_repeated:

@@ -14,6 +14,7 @@ from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
 from starlette_otp.web.forms import TICKET_KEY
 from starlette_otp.web.journal import logged_in, logged_out
+from starlette_otp.web.notice import note_failures
 from starlette_otp.web.user import RequestUser, device_of, unwrapped
 from starlette_otp.web.verdict import Verdict, show, verdict_of
 
@@ -157,4 +158,5 @@ def _enter(
     _tell(request, verdict)
     verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
     verdict.device = device
+    note_failures(request, verdict.otp, verdict.user, device)
     show(request.scope, verdict, scopes)

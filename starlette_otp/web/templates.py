@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from os import PathLike
+from typing import Any
 
 from jinja2 import (
     BaseLoader,
@@ -14,9 +15,11 @@ from jinja2 import (
     PrefixLoader,
     select_autoescape,
 )
+from starlette.requests import Request
 from starlette.templating import Jinja2Templates
 
 from starlette_otp.resources import TEMPLATES
+from starlette_otp.web.notice import failures_before
 from starlette_otp.web.responses import otp_urls
 
 Folder = str | PathLike[str]
@@ -38,7 +41,10 @@ def jinja_templates(host: Templates, login_url: str = "/account/login") -> Jinja
         host: a folder, several, a Jinja2Templates whose environment is shared, or None.
         login_url: the OTP's, for `otp_urls`.
     """
-    urls = partial(otp_urls, login_url=login_url)
+    ours: list[Callable[[Request], dict[str, Any]]] = [
+        partial(otp_urls, login_url=login_url),
+        _notice,
+    ]
     loaders: list[BaseLoader] = []
     if isinstance(host, Jinja2Templates):
         if host.env.loader is not None:
@@ -49,6 +55,11 @@ def jinja_templates(host: Templates, login_url: str = "/account/login") -> Jinja
     loader = ChoiceLoader([*loaders, PrefixLoader({"starlette_otp": originals}), originals])
     if isinstance(host, Jinja2Templates):
         env = host.env.overlay(loader=loader, autoescape=_escaping(host.env.autoescape))
-        return Jinja2Templates(env=env, context_processors=[*host.context_processors, urls])
+        return Jinja2Templates(env=env, context_processors=[*host.context_processors, *ours])
     env = Environment(loader=loader, autoescape=select_autoescape(default_for_string=True))
-    return Jinja2Templates(env=env, context_processors=[urls])
+    return Jinja2Templates(env=env, context_processors=ours)
+
+
+def _notice(request: Request) -> dict[str, Any]:
+    """For every template: called only where the number is shown, which is once."""
+    return {"otp_failures_before": partial(failures_before, request)}

@@ -3,6 +3,7 @@ what a host has made of its engine, its sessions and its mappings, and all the s
 
 import asyncio
 import logging
+import secrets
 import uuid
 from decimal import Decimal
 from typing import Any
@@ -32,6 +33,7 @@ from tests.hosts import devices_of, int_users, keep, new_base, sessions_of, totp
 # What is to hold on every way, as it stands elsewhere.
 from tests.service.test_session_ends import *  # noqa: F403
 from tests.service.test_sessions import *  # noqa: F403
+from tests.service.test_twins import *  # noqa: F403
 from tests.support import (
     SECRET_KEY,
     Browser,
@@ -47,9 +49,12 @@ from tests.support import (
 test_tokens_of_different_windows_race = test_races.test_tokens_of_different_windows_race
 
 
-async def test_one_of_many_attempts_wins(sessions: Sessions, otp: OTP, alice: User) -> None:
+async def test_one_of_many_attempts_wins(
+    sessions: Sessions, otp: OTP, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of fifty uses of a token at twenty OTPs, as in twenty processes, one wins; of fifty wrong
     ones one is counted, since it locks the device."""
+    monkeypatch.setattr(Device, "throttle_factor", 60)  # longer than a slow machine takes
     device = await make_totp(sessions, alice)
     otps = [OTP(sessions, Device, secret_key=SECRET_KEY) for _ in range(20)]
     assert await race(otps, "verify_token", alice, device.persistent_id, token_at(device)) == 1
@@ -398,11 +403,16 @@ async def test_a_kind_with_methods_of_its_own(empty_engine: AsyncEngine) -> None
 # What it costs the server.
 
 
+@pytest.mark.parametrize("more", [0, 200])
 async def test_every_statement_of_the_hot_path_uses_an_index(
-    otp: OTP, engine: AsyncEngine, alice: User
+    otp: OTP, engine: AsyncEngine, alice: User, more: int
 ) -> None:
-    """Among a hundred thousand devices and sessions no statement reads a table through."""
+    """Among a hundred thousand devices and sessions no statement reads a table through, also for
+    a user with two hundred devices."""
     device = await make_device(otp, alice, TOTPDevice)
+    await make_device(otp, alice, TOTPDevice)
+    for _ in range(more):
+        await make_device(otp, alice, TOTPDevice, secret=secrets.token_bytes(20))
     begun = await otp.sessions.begin(alice, device)
     async with engine.begin() as connection:
         for statement in BALLAST.split(";"):
@@ -425,6 +435,7 @@ async def test_every_statement_of_the_hot_path_uses_an_index(
     await otp.sessions.renew(alice, device, begun.session_id, begun.token)
     verbs = [statement.split()[0] for statement, _ in seen]
     assert verbs == ["SELECT", "SELECT", "UPDATE", "UPDATE"]
+    assert "FOR UPDATE" in seen[1][0]
     async with engine.connect() as connection:
         for statement, parameters in list(seen):
             plan = await connection.exec_driver_sql(f"EXPLAIN {statement}", parameters)

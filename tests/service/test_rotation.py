@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import secrets
 from typing import Any
 
 import pytest
@@ -128,14 +129,16 @@ async def test_stopped_half_way_it_goes_on(
     sessions: Sessions, otp: OTP, alice: User, database_url: str
 ) -> None:
     """What was done stays done, both halves verify meanwhile, and a second run does the rest."""
-    devices = [await make_totp(sessions, alice) for _ in range(6)]
+    ours = [secrets.token_bytes(20) for _ in range(6)]
+    devices = [await make_totp(sessions, alice, secret=secret) for secret in ours]
     otp = made_under(sessions, NEW_KEY, OLD_KEY)
     async for _ in rotation.rotate_keys(otp, 2):
         break
     half = await sealed(sessions)
     assert (await under(sessions, NEW_KEY), await under(sessions, OLD_KEY)) == (2, 4)
-    for device in (devices[0], devices[-1]):
-        assert await otp.verify_token(alice, device.persistent_id, totp_token()) == device
+    for number in (0, -1):
+        device, token = devices[number], totp_token(ours[number])
+        assert await otp.verify_token(alice, device.persistent_id, token) == device
     assert (await rotate(database_url)).exit_code == 0
     after = await sealed(sessions)
     assert await under(sessions, NEW_KEY) == 6
@@ -147,16 +150,18 @@ async def test_while_the_application_verifies(
 ) -> None:
     """Verifications that go on meanwhile all succeed, are recorded, and none of their rows is left
     behind or taken back."""
-    devices = [await make_totp(sessions, user) for user in (alice, bob) for _ in range(10)]
+    owners = [alice] * 10 + [bob] * 10
+    ours = [secrets.token_bytes(20) for _ in owners]
+    pairs = zip(owners, ours, strict=True)
+    devices = [await make_totp(sessions, owner, secret=secret) for owner, secret in pairs]
     otp = made_under(sessions, NEW_KEY, OLD_KEY)
 
     async def turn() -> int:
         return sum([batch.rows async for batch in rotation.rotate_keys(otp, 3)])
 
-    owners = [alice] * 10 + [bob] * 10
     uses = [
-        otp.verify_token(owner, device.persistent_id, totp_token())
-        for owner, device in zip(owners, devices, strict=True)
+        otp.verify_token(owner, device.persistent_id, totp_token(secret))
+        for owner, device, secret in zip(owners, devices, ours, strict=True)
     ]
     guesses = [otp.match_token(user, "letters") for user in (alice, bob)]
     total, *results = await asyncio.gather(turn(), *uses, *guesses)
@@ -319,3 +324,24 @@ def test_a_reseal_is_for_what_opens() -> None:
     assert Keyring(NEW_KEY).open(resealed, **row) == SECRET
     assert ring.reseal(old, kind="totp", owner="2") is None
     assert ring.reseal("garbage", **row) is None
+
+
+async def test_rotation_lets_rows_of_one_secret_know_each_other(
+    otp: OTP, sessions: Sessions, engine: AsyncEngine, alice: User, database_url: str
+) -> None:
+    """The digests by which two rows of one secret are known are made anew under the new key, and
+    made at all where a row is from before there were any."""
+    one = await make_totp(sessions, alice)
+    async with engine.begin() as connection:
+        await connection.execute(update(TABLE).values(secret_digest=None))
+    made_under(sessions, OLD_KEY)
+    other = await make_totp(sessions, alice)
+    assert (await rotate(database_url)).exit_code == 0
+    otp = made_under(sessions, NEW_KEY)
+    late = await make_totp(sessions, alice)
+    rows = [await reload(sessions, row) for row in (one, other, late)]
+    assert len({row.secret_digest for row in rows}) == 1
+    token = totp_token()
+    assert await otp.verify_token(alice, one.persistent_id, token) == one
+    for row in (other, late):
+        assert await otp.verify_token(alice, row.persistent_id, token) is None

@@ -65,6 +65,8 @@ class TestHOTP(DeviceContract):
 
 
 class TestStatic(DeviceContract):
+    waits = False
+
     async def make_device(self, otp: OTP, user: Any, **values: Any) -> Any:
         return await make_device(otp, user, StaticDevice, **values)
 

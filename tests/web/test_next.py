@@ -4,6 +4,7 @@ import re
 from urllib.parse import urlencode, urljoin, urlsplit
 
 import pytest
+import time_machine
 
 from starlette_otp import OTP, LoginView
 from starlette_otp.models import Device, User
@@ -192,6 +193,7 @@ async def test_a_failure_keeps_it(browser: Browser, sessions: Sessions, alice: U
     assert answer.headers["location"] == "/vault"
 
 
+@time_machine.travel(1_900_000_000, tick=False)
 async def test_names_of_the_hosts_own(sessions: Sessions, alice: User) -> None:
     """A host names the parameter and the default."""
 
