@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hmac
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -29,12 +29,14 @@ class Keyring:
 
     Args:
         secret_keys: one key, or several with the newest first; 32 characters or more each.
+        name: of the devices' table, so that digests, tickets and browsers' cookies are worth
+            nothing at another OTP of the same keys.
 
     Raises:
         ConfigurationError: no key, a short one, or one of few different characters.
     """
 
-    def __init__(self, secret_keys: str | Secret | Sequence[str | Secret]) -> None:
+    def __init__(self, secret_keys: str | Secret | Sequence[str | Secret], name: str = "") -> None:
         if isinstance(secret_keys, str | Secret):
             secret_keys = [secret_keys]
         secrets = [str(secret) for secret in secret_keys]
@@ -48,12 +50,14 @@ class Keyring:
         self.number = len(secrets)
         self._secrets = _fernet(secrets, "secrets")
         self._newest = _fernet(secrets[:1], "secrets")
-        self._tickets = _fernet(secrets, "tickets")
+        self._tickets = _fernet(secrets, f"tickets {name}")
         # Copied for each digest: setting up a key takes longer than the rest.
-        self._digests = [hmac.new(_derive(secret, "digests"), None, "sha256") for secret in secrets]
+        derived_secrets = [_derive(secret, f"digests {name}") for secret in secrets]
+        self._digests = [hmac.new(secret, None, "sha256") for secret in derived_secrets]
         # itsdangerous wants the oldest first and signs with the last.
         self.csrf = [_derive(secret, "csrf").hex() for secret in reversed(secrets)]
-        self.browsers = [_derive(secret, "browsers").hex() for secret in reversed(secrets)]
+        browsers = f"browsers {name}"
+        self.browsers = [_derive(secret, browsers).hex() for secret in reversed(secrets)]
 
     def seal(self, secret: bytes, *, kind: str, owner: str, secret_id: str | None = None) -> str:
         """Encrypt a device's secret for its row; `open` wants the same kind, owner and id.
@@ -98,17 +102,20 @@ class Keyring:
 
     def digests(self, purpose: str, secret: str) -> list[str]:
         """The keyed digests of `secret` as 64 hex characters each, one a key, the newest first."""
+        return list(self._made(purpose, secret))
+
+    def _made(self, purpose: str, secret: str) -> Iterator[str]:
         secret_message = f"{purpose}\0{secret}".encode()
-        made = [keyed.copy() for keyed in self._digests]
-        for digest in made:
+        for keyed in self._digests:
+            digest = keyed.copy()
             digest.update(secret_message)
-        return [digest.hexdigest() for digest in made]
+            yield digest.hexdigest()
 
     def digest_matches(self, purpose: str, secret: str, digest: str) -> bool:
         """Whether `digest` was made of `secret` under any key; compared in constant time."""
         given = digest.encode(errors="replace")
         return any(
-            hmac.compare_digest(made.encode(), given) for made in self.digests(purpose, secret)
+            hmac.compare_digest(made.encode(), given) for made in self._made(purpose, secret)
         )
 
     def make_ticket(self, payload: dict[str, Any], now: datetime) -> str:

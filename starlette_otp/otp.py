@@ -16,14 +16,17 @@ from typing_extensions import TypeVar
 
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
+from starlette_otp.devices.owner import table_of
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.passwords import QUEUE, PasswordQueue
+from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
+from starlette_otp.service.tickets import Tickets
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
@@ -92,14 +95,18 @@ class OTP(Generic[D]):
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
         self.allowed_origins = _origins(allowed_origins)
-        self.keyring = device_model.__keyring__ = Keyring(secret_key)
+        self.keyring = device_model.__keyring__ = Keyring(
+            secret_key, table_of(device_model).fullname
+        )
         self.templates = jinja_templates(templates, login_url)
         device_model.__environment__ = self.templates.env
         self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
         self.verification = Verification(self.transactions, device_model, sender=self)
         self.challenges = Challenges(self.transactions, device_model, sender=self)
-        self.sessions = Sessions(self.transactions, device_model, self.keyring, sender=self)
+        rows = SessionRows(device_model, self.keyring)
+        self.sessions = Sessions(self.transactions, rows, sender=self)
+        self.tickets = Tickets(self.transactions, rows)
         self.cookie = SessionCookie(self.sessions.model)
         self.throttle = Throttle(self.transactions, device_model, self.keyring)
         self.allow_attempt = allow_attempt

@@ -3,11 +3,12 @@
 import re
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
 import httpx2
-from sqlalchemy import event
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from starlette.applications import Starlette
 from starlette.endpoints import HTTPEndpoint
@@ -23,11 +24,13 @@ from starlette_otp import (
     LoginView,
     OTPMiddleware,
     SessionAuthBackend,
+    clock,
     log_in,
     oath,
     requires_otp,
 )
-from starlette_otp.models import StaticDevice, TOTPDevice, User
+from starlette_otp.models import Device, OTPSession, StaticDevice, TOTPDevice, User
+from starlette_otp.service.session_rows import SessionRows
 
 SECRET_KEY = "a secret key of these tests, over 32 characters"
 OTHER_KEY = "another secret key of these tests, also over 32"
@@ -81,6 +84,17 @@ async def reload(sessions: Sessions, row: Any) -> Any:
     """The row as the database has it, or None."""
     async with sessions() as session:
         return await session.get(type(row), row.id)
+
+
+async def grow_old(sessions: Sessions, seconds: float) -> None:
+    """Let the verification of every session be that old, as if its row had been signed then."""
+    rows = SessionRows(Device, Device.keyring())
+    async with sessions.begin() as session:
+        for row in await session.scalars(select(OTPSession)):
+            row.verified_at = clock.now() - timedelta(seconds=seconds)
+            signed = dict(vars(row))
+            rows.sign(signed, await session.get(User, row.user_id))
+            row.device_fingerprint = signed["device_fingerprint"]
 
 
 class Statements(list[str]):

@@ -95,6 +95,18 @@ def test_digests_of_two_purposes_differ() -> None:
     assert not OTHER.digest_matches("session", "x", digest)
 
 
+def test_what_has_another_name_is_worth_nothing() -> None:
+    """Digests, tickets and browsers' cookies of one OTP are worth nothing at another of the same
+    key; device secrets open, so that a table can be renamed."""
+    own, other = Keyring(SECRET_KEY, "otp_device"), Keyring(SECRET_KEY, "club.otp_device")
+    assert not other.digest_matches("session", "x", own.digests("session", "x")[0])
+    assert other.read_ticket(own.make_ticket({"user": 1}, NOW), NOW, 300) is None
+    assert own.browsers != other.browsers
+    assert other.open(own.seal(SECRET, **ROW), **ROW) == SECRET
+    assert RING.open(own.seal(SECRET, **ROW), **ROW) == SECRET
+    assert own.csrf == other.csrf
+
+
 def test_a_ticket_is_good_for_its_time() -> None:
     """A ticket opens until it is too old, never if it comes from the future, and can't be read."""
     ticket = RING.make_ticket({"user": "alice"}, NOW)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, String, Text, event, inspect, select
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import get_history
 
+from starlette_otp.devices.endings import end_tickets, unverify
 from starlette_otp.devices.owner import convert_key, table_of
 from starlette_otp.exceptions import ConfigurationError, SecretUnreadable
 from starlette_otp.keyring import Keyring
@@ -124,4 +125,11 @@ def _seal_new(mapper: object, connection: object, device: SealedSecretMixin) -> 
 
 @event.listens_for(SealedSecretMixin, "before_update", propagate=True)
 def _seal_changed(mapper: object, connection: Connection, device: SealedSecretMixin) -> None:
+    # In the one listener: with a second one a flush would be no plain UPDATE.
     device._seal(connection)
+    unverify(connection, device)
+
+
+@event.listens_for(SealedSecretMixin, "before_delete", propagate=True)
+def _end_tickets(mapper: object, connection: Connection, device: SealedSecretMixin) -> None:
+    end_tickets(connection, device)

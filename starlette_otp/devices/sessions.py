@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import BigInteger, DateTime, ForeignKey, Identity, String
+from sqlalchemy import BigInteger, Connection, DateTime, ForeignKey, Identity, String, event
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.endings import end_inactive
 from starlette_otp.devices.owner import table_of, user_id_column
 
 MAX_USER_AGENT = 255
@@ -24,7 +25,10 @@ class OTPSessionMixin:
     """A session: table `otp_session`. The host sets `__device_model__` to its device class.
 
     The cookie holds a random token, the row its digest: a copied cookie is worth nothing once the
-    row is gone or has a new token.
+    row is gone or has a new token. Keyed fingerprints bind the row's columns to each other: one
+    that was rewritten in the database, or copied from another row, opens nothing.
+
+    A ticket is a row here, too: it stands for a password that was typed, until a token follows.
     """
 
     __device_model__: ClassVar[type[DeviceMixin]]
@@ -53,6 +57,11 @@ class OTPSessionMixin:
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
     user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
     password_fingerprint: Mapped[str] = mapped_column(String(64))
+    """Of the token, the former one, the user and the hash of their password."""
+    device_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    """Of the token, the device that verified it, and when."""
+    is_ticket: Mapped[bool] = mapped_column(default=False, server_default="false")
+    """Its `verified_at` is when a device of the user's was used last before it."""
     former_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     """Of the token before the last verification: until `former_until` it is worth authenticated."""
     former_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
@@ -74,3 +83,14 @@ class OTPSessionMixin:
     def device_id(cls) -> Mapped[int | None]:
         key = ForeignKey(table_of(cls.__device_model__).c.id, ondelete="SET NULL")
         return mapped_column(key, index=True)
+
+
+@event.listens_for(OTPSessionMixin, "after_mapper_constructed", propagate=True)
+def _listen_to_users(mapper: object, model: Any) -> None:
+    """Hear of the users of a class of sessions as it is mapped."""
+
+    def hear(mapper: object, connection: Connection, user: Any) -> None:
+        end_inactive(connection, model, user)
+
+    if model.__device_model__.__user_model__ is not None:
+        event.listen(model.__device_model__.__user_model__, "before_update", hear, propagate=True)

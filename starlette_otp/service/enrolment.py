@@ -76,16 +76,6 @@ class Enrolment:
 
         return await self._transactions.read(work)
 
-    async def usage(self, user: object) -> str:
-        """A text that differs after a device of the user's accepted a token, or came or went."""
-        devices = self._device_model.devices_for_user(user).subquery()
-        query = select(func.max(devices.c.last_used_at), func.sum(devices.c.id))
-
-        async def work(session: AsyncSession) -> str:
-            return str(tuple((await session.execute(query)).one()))
-
-        return await self._transactions.read(work)
-
     async def add_device(
         self, user: object, device: Any, unless: ColumnElement[bool] | None = None
     ) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from starlette._utils import get_route_path
 from starlette.authentication import AuthCredentials, AuthenticationBackend
 from starlette.requests import HTTPConnection
 
@@ -85,5 +86,5 @@ class SessionAuthBackend(AuthenticationBackend):
         return (AuthCredentials(["authenticated"]), found.user) if found else None
 
     def _is_excluded(self, conn: HTTPConnection) -> bool:
-        path = conn.scope["path"].removeprefix(conn.scope.get("root_path", ""))
+        path = get_route_path(conn.scope)
         return any(path == excluded or path.startswith(excluded + "/") for excluded in self.exclude)

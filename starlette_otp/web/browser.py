@@ -19,7 +19,6 @@ from starlette_otp.keyring import Keyring
 from starlette_otp.web.site import Site
 from starlette_otp.web.verdict import Verdict
 
-COOKIE = "otp_browser"
 MAX_AGE = timedelta(days=180)
 """How long a browser is known after its last log-in."""
 MAX_ACCOUNTS = 10
@@ -36,7 +35,7 @@ def browser_of(otp: Site, conn: HTTPConnection, name_digest: str) -> str | None:
         conn: the request.
         name_digest: of the name that was typed.
     """
-    browser, accounts = _read(otp.keyring, conn)
+    browser, accounts = _read(otp, conn)
     return browser if _short(name_digest) in accounts else None
 
 
@@ -55,12 +54,12 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
     name, _, owner = str(conn.session.pop(NAME_KEY, "")).partition(" ")
     if not name or owner != _owner(otp, user):
         return
-    browser, accounts = _read(otp.keyring, conn)
+    browser, accounts = _read(otp, conn)
     browser = browser or _new_browser()
     accounts = [name, *(other for other in accounts if other != name)][:MAX_ACCOUNTS]
     carrier = Response()
     carrier.set_cookie(
-        COOKIE,
+        otp.cookie.browser_name,
         _serializer(otp.keyring).dumps([browser, *accounts]),
         max_age=int(MAX_AGE.total_seconds()),
         # Not only below a mount, as that of the admin site: it is one application.
@@ -72,14 +71,14 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
     verdict.browser_cookie = carrier.headers["set-cookie"]
 
 
-def _read(keyring: Keyring, conn: HTTPConnection) -> tuple[str | None, list[str]]:
+def _read(otp: Site, conn: HTTPConnection) -> tuple[str | None, list[str]]:
     """The browser's name and its accounts; None and none without a cookie of ours."""
     header = Headers(raw=conn.scope.get("headers", [])).get("cookie", "")
-    signed = cookie_parser(header).get(COOKIE)
+    signed = cookie_parser(header).get(otp.cookie.browser_name)
     if not signed:
         return None, []
     try:
-        browser, *accounts = _serializer(keyring).loads(signed, int(MAX_AGE.total_seconds()))
+        browser, *accounts = _serializer(otp.keyring).loads(signed, int(MAX_AGE.total_seconds()))
     except BadData:
         return None, []
     return browser, accounts

@@ -10,7 +10,7 @@ from starlette_otp.devices.sessions import as_timedelta
 from starlette_otp.exceptions import ConfigurationError
 
 HOST_PREFIX = "__Host-"
-_SECURE_PREFIXES = (HOST_PREFIX, "__Secure-")
+_SECURE_PREFIX = "__Secure-"
 
 
 class SessionCookie:
@@ -22,6 +22,7 @@ class SessionCookie:
     Attributes:
         name: the cookie's.
         owner_key: where the host's session says whose it is.
+        browser_name: of the cookie by which a browser is known at this OTP.
 
     Raises:
         ConfigurationError: browsers would not take a cookie of that name (RFC 6265bis section
@@ -32,6 +33,8 @@ class SessionCookie:
         self._model = model
         self.name: str = model.cookie_name
         self.owner_key = f"{self.name}_owner"
+        bare = self.name.removeprefix(HOST_PREFIX).removeprefix(_SECURE_PREFIX)
+        self.browser_name = f"{bare.removesuffix('_session')}_browser"
         self._raw = self.name.encode()
         if self.name.startswith(HOST_PREFIX) and (model.cookie_domain or model.cookie_path != "/"):
             raise ConfigurationError(
@@ -59,6 +62,7 @@ class SessionCookie:
         model = self._model
         max_age = 0 if token is None else int(as_timedelta(model.max_age).total_seconds())
         is_secure = scheme == "https" if model.cookie_secure is None else model.cookie_secure
+        is_secure = is_secure or self.name.startswith((HOST_PREFIX, _SECURE_PREFIX))
         return "; ".join(
             [
                 f"{self.name}={token or ''}",
@@ -66,7 +70,7 @@ class SessionCookie:
                 f"Max-Age={max_age}",
                 "HttpOnly",
                 f"SameSite={model.cookie_samesite}",
-                *(["Secure"] if is_secure or self.name.startswith(_SECURE_PREFIXES) else []),
+                *(["Secure"] if is_secure else []),
                 *([f"Domain={model.cookie_domain}"] if model.cookie_domain else []),
             ]
         )

@@ -13,23 +13,19 @@ from wtforms import PasswordField, SelectField, StringField, SubmitField
 
 from starlette_otp import clock
 from starlette_otp.devices.policies import VerifyNotAllowed
-from starlette_otp.devices.users import is_active, password_hash
 from starlette_otp.exceptions import (
     DatabaseUnavailable,
     DeliveryFailed,
     TooManyAttempts,
     described,
 )
+from starlette_otp.web import ticket
 from starlette_otp.web.base_form import BaseForm, merged
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.password import authenticate
 from starlette_otp.web.user import attach
 
 logger = logging.getLogger("starlette_otp")
-
-TICKET_KEY = "otp_ticket"
-TICKET_MAX_AGE = 300
-"""Seconds from the password."""
 
 
 class LogoutForm(BaseForm):
@@ -258,13 +254,15 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
 
     Once the password was accepted it need not be typed again: for five minutes a ticket in the
     session stands for it. The ticket is bound to the username, to the password's hash and to the
-    last use of the user's devices, so a success kills it, copies too; failures do not extend it.
+    last use of the user's devices, and is a row in the database: a success and a log-out kill it,
+    copies too; failures do not extend it.
 
     Attributes:
         password_accepted: the first factor was accepted, only the second is missing.
     """
 
     password_accepted = False
+    _former_token: str | None = None
 
     async def validate(self, extra_validators: Any = None) -> bool:
         """Whether name and password are a user's and one of their devices accepts the token."""
@@ -274,51 +272,30 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             return False
         user, self._user = self._user, None
         if await self.clean_otp(user):
-            self._request.session.pop(TICKET_KEY, None)
+            self._request.session.pop(ticket.TICKET_KEY, None)
+            await self.otp.tickets.discard(self._former_token)
             return True
         if self.is_repeated:
             return False
         self.password_accepted = True
         if self.password.data and self.otp.users.can_be_loaded:
-            await self._issue_ticket(user)
+            name = self.username.data or ""
+            await ticket.issue(self.otp, self._request, name, user, self._former_token)
         return False
 
     async def authenticate(self) -> Any | None:
         """The user of the typed credentials, or else of the ticket."""
+        otp, request = self.otp, self._request
         if not self.password.data:
-            user = await self._redeem_ticket(self.username.data or "")
-            if user is not None:
+            redeemed = await ticket.redeem(otp, request, self.username.data or "")
+            if redeemed is not None:
+                user, self.username.data = redeemed
                 return user
-        self._request.session.pop(TICKET_KEY, None)
-        return await super().authenticate()
-
-    async def _issue_ticket(self, user: Any) -> None:
-        ticket = {
-            "username": self.username.data,
-            "user": str(self.otp.device_model.user_key(user)),
-            "password": self.otp.keyring.digests("password", password_hash(user))[0],
-            "usage": await self.otp.enrolment.usage(user),
-        }
-        # Unreadable too: the cookie is not, and a username may be an address.
-        self._request.session[TICKET_KEY] = self.otp.keyring.make_ticket(ticket, clock.now())
-
-    async def _redeem_ticket(self, username: str) -> Any | None:
-        otp, ticket = self.otp, self._request.session.get(TICKET_KEY)
-        claims = otp.keyring.read_ticket(ticket, clock.now(), TICKET_MAX_AGE)
-        if (
-            claims is None
-            or not otp.users.can_be_loaded
-            or username not in ("", claims["username"])
-        ):
-            return None
-        user = await otp.users.load(self._request, claims["user"])
-        if user is None or not is_active(user):
-            return None
-        if not otp.keyring.digest_matches("password", password_hash(user), claims["password"]):
-            return None
-        if await otp.enrolment.usage(user) != claims["usage"]:
-            return None
-        self.username.data = claims["username"]
+        self._former_token = ticket.token_of(otp, request)
+        request.session.pop(ticket.TICKET_KEY, None)
+        user = await super().authenticate()
+        if user is None:
+            await otp.tickets.discard(self._former_token)
         return user
 
 

@@ -12,9 +12,9 @@ from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
-from starlette_otp.web.forms import TICKET_KEY
 from starlette_otp.web.journal import logged_in, logged_out
 from starlette_otp.web.notice import note_failures
+from starlette_otp.web.ticket import TICKET_KEY, token_of
 from starlette_otp.web.user import RequestUser, device_of, unwrapped
 from starlette_otp.web.verdict import Verdict, show, verdict_of
 
@@ -96,7 +96,8 @@ async def log_out(request: Request) -> None:
     """
     verdict = verdict_of(request)
     token = _token(request, verdict)
-    await verdict.otp.sessions.end(token, verdict.session_id)
+    ticket_token = token_of(verdict.otp, request)
+    await verdict.otp.sessions.end(token, verdict.session_id, verdict.user, ticket_token)
     request.session.clear()
     user, device = verdict.user, verdict.device
     verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None

@@ -12,6 +12,7 @@ from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
+from starlette_otp.service.tickets import Tickets
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import Users
 from starlette_otp.service.verification import Verification
@@ -37,6 +38,7 @@ class Site(Protocol):
     verification: Verification
     challenges: Challenges
     sessions: Sessions
+    tickets: Tickets
     throttle: Throttle
     allow_attempt: AllowAttempt | None
     client_address: ClientAddress

@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from datetime import timedelta
 
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.datastructures import MutableHeaders
@@ -20,13 +18,22 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from starlette_otp import OTP, clock
+from starlette_otp import OTP
 from starlette_otp.admin import OTPAdmin
-from starlette_otp.models import Base, Device, OTPSession
+from starlette_otp.models import Base, Device
 from tests.admin.test_hosts import AccountAdmin
 from tests.conftest import sql, with_database
 from tests.demo_process import free_port
-from tests.support import SECRET_KEY, Sessions, door, make_app, make_totp, make_user, totp_token
+from tests.support import (
+    SECRET_KEY,
+    Sessions,
+    door,
+    grow_old,
+    make_app,
+    make_totp,
+    make_user,
+    totp_token,
+)
 from tests.web.test_browser import chromium
 
 __all__ = ["chromium"]
@@ -56,9 +63,7 @@ def ageing(sessions: Sessions) -> Route:
     """A route after which every verification is an hour old."""
 
     async def age(request: Request) -> Response:
-        async with sessions.begin() as session:
-            hour_ago = clock.now() - timedelta(hours=1)
-            await session.execute(update(OTPSession).values(verified_at=hour_ago))
+        await grow_old(sessions, 3600)
         return PlainTextResponse("an hour ago")
 
     return Route("/age", age)

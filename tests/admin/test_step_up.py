@@ -1,18 +1,16 @@
 """Changes want a verification that is not old."""
 
-from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy import update
 from starlette.applications import Starlette
 
-from starlette_otp import OTP, clock
+from starlette_otp import OTP
 from starlette_otp.admin import OTPAdmin
-from starlette_otp.models import OTPSession, TOTPDevice, User
+from starlette_otp.models import TOTPDevice, User
 from tests.admin.test_hosts import AccountAdmin
-from tests.support import Browser, Sessions, csrf_of, make_totp, reload, totp_token
+from tests.support import Browser, Sessions, csrf_of, grow_old, make_totp, reload, totp_token
 
 DETAILS = "/admin/otp-totp/details/2"
 CONFIRM = "/admin/otp/device/totp/2/confirm"
@@ -22,13 +20,6 @@ CONFIRM = "/admin/otp/device/totp/2/confirm"
 async def pad(sessions: Sessions, bob: User) -> TOTPDevice:
     """A device of somebody else's, to be changed."""
     return await make_totp(sessions, bob, confirmed=False)
-
-
-async def grow_old(sessions: Sessions, seconds: float = 301) -> None:
-    """Let the verification of every session be that old."""
-    async with sessions.begin() as session:
-        verified_at = clock.now() - timedelta(seconds=seconds)
-        await session.execute(update(OTPSession).values(verified_at=verified_at))
 
 
 def way_back(answer: Any) -> str:
@@ -45,7 +36,7 @@ async def test_a_change_asks_for_a_token_and_comes_back(
 ) -> None:
     """After five minutes a change is not made: a token is asked for, then the page comes again."""
     page = await desk.get(DETAILS)
-    await grow_old(sessions)
+    await grow_old(sessions, 301)
     data, referer = {"csrf_token": csrf_of(page)}, {"referer": f"http://site.example{DETAILS}"}
     answer = await desk.post(CONFIRM, data=data, headers=referer)
     assert way_back(answer) == DETAILS
@@ -77,7 +68,7 @@ async def test_secrets_and_forms_ask_before_they_are_shown(
     admin.show_sensitive = True
     admin.add_view(AccountAdmin)
     assert (await desk.get(path)).status_code == 200
-    await grow_old(sessions)
+    await grow_old(sessions, 301)
     assert way_back(await desk.get(path)) == path
 
 
@@ -94,7 +85,7 @@ async def test_without_a_page_of_ours_the_way_back_is_the_first(
 ) -> None:
     """A Referer that is missing, or no page of this site's, leads to the site's first page."""
     data = {"csrf_token": csrf_of(await desk.get(DETAILS))}
-    await grow_old(sessions)
+    await grow_old(sessions, 301)
     assert way_back(await desk.post(CONFIRM, data=data, headers={"referer": referer})) == "/admin/"
 
 
@@ -105,7 +96,7 @@ async def test_a_script_is_told_where_to_verify(
     """sqladmin's DELETE by script says that it takes HTML: it gets 403 and the log-in's place."""
     admin.add_view(AccountAdmin)
     headers = {"x-csrf-token": csrf_of(await desk.get("/admin/")), "accept": accept}
-    await grow_old(sessions)
+    await grow_old(sessions, 301)
     answer = await desk.delete(f"/admin/user/delete?pks={bob.id}", headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (403, "reverification_required")
     assert answer.headers["location"].startswith("/admin/login?next=%2Fadmin%2F&reverify=1")
@@ -116,7 +107,7 @@ async def test_a_forged_change_is_refused_however_old_the_verification_is(
     desk: Browser, sessions: Sessions, pad: TOTPDevice
 ) -> None:
     """The token of the page is looked at first: a forged form leads nobody to the log-in."""
-    await grow_old(sessions)
+    await grow_old(sessions, 301)
     assert (await desk.post(CONFIRM, data={"csrf_token": "guessed"})).status_code == 403
 
 

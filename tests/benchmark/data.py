@@ -22,6 +22,7 @@ from sqlalchemy import Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from starlette_otp import OTP, models
+from starlette_otp.service.session_rows import SessionRows
 from tests.benchmark import database
 from tests.benchmark.common import PASSWORD, SECRET, SECRET_KEY, starlette_cookie
 
@@ -125,17 +126,17 @@ async def _seed_ours(url: str, size: Size) -> list[Person]:
             "WHERE o.user_id = d.user_id AND o.id <> d.id",
         )
 
-    now = datetime.now(UTC)
+    now, rows = datetime.now(UTC), SessionRows(otp.device_model, otp.keyring)
     async with engine.begin() as connection:
         row = {
-            "token_digest": otp.keyring.digests("session", "nobody's")[0],
+            "token_digest": rows.digest("nobody's"),
             "user_id": user.id,
             "device_id": numbers[user.id],
             "created_at": now,
             "verified_at": now,
             "expires_at": now + timedelta(days=14),
-            "password_fingerprint": otp.keyring.digests("password", user.password_hash)[0],
         }
+        rows.sign(row, user)
         await connection.execute(insert(otp.session_model).values(row))
     changes = {
         "user_id": "f.user_id",
@@ -145,13 +146,20 @@ async def _seed_ours(url: str, size: Size) -> list[Person]:
     await _copy(engine, sessions, changes, f"{first} f WHERE f.user_id <> {user.id}")
 
     tokens = {key: secrets.token_urlsafe(32) for key in active}
-    digests = [(key, otp.keyring.digests("session", token)[0]) for key, token in tokens.items()]
+    names = ("user_id", "token_digest", "password_fingerprint", "device_fingerprint")
+    made = []
+    for key, token in tokens.items():
+        row |= {"user_id": key, "device_id": numbers[key], "token_digest": rows.digest(token)}
+        rows.sign(row, user)
+        made.append([row[name] for name in names])
     connection = await asyncpg.connect(url)
-    await connection.execute("CREATE TEMP TABLE made (user_id bigint, digest text)")
-    await connection.copy_records_to_table("made", records=digests)
     await connection.execute(
-        f"UPDATE {sessions.name} s SET token_digest = m.digest FROM made m "
-        "WHERE m.user_id = s.user_id"
+        f"CREATE TEMP TABLE made ({names[0]} bigint, {', '.join(f'{n} text' for n in names[1:])})"
+    )
+    await connection.copy_records_to_table("made", records=made)
+    await connection.execute(
+        f"UPDATE {sessions.name} s SET {', '.join(f'{n} = m.{n}' for n in names[1:])} "
+        "FROM made m WHERE m.user_id = s.user_id"
     )
     await connection.close()
     await engine.dispose()

@@ -5,7 +5,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, Numeric, String, event
+from sqlalchemy import ForeignKey, Numeric, String, event, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.pool import NullPool
@@ -24,7 +24,7 @@ from starlette_otp.models import Device, HOTPDevice, TOTPDevice, User
 from starlette_otp.service.rows import Shape
 from starlette_otp.testing import make_device, token_at
 from tests.hosts import devices_of, int_users, keep, new_base, sessions_of, totp_of
-from tests.support import SECRET_KEY, Browser, Sessions, make_totp, reload
+from tests.support import SECRET_KEY, Browser, Sessions, add, make_totp, reload
 
 
 async def nobody(key: Any) -> None:
@@ -152,6 +152,41 @@ async def test_kinds_that_are_declared_later(empty_engine: AsyncEngine) -> None:
     found = await otp.sessions.find(begun.token, nobody)
     assert found is not None
     assert (found.device, found.device.reading) == (device, 2)
+
+
+async def test_a_default_that_asks_for_the_other_values(empty_engine: AsyncEngine) -> None:
+    """A column of the host's on its sessions whose default reads the values of the row has them,
+    in tickets' rows, too; one that is set anew by every update is, when a session is renewed."""
+    base = new_base()
+    user_model = int_users(base)
+    device_model = devices_of(base, user_model)
+    totp_model = totp_of(device_model)
+
+    def describe(context: Any) -> str:
+        row = context.get_current_parameters()
+        return f"{row['user_id']} {row['user_agent'] or '-'} {row['verified_at']}"
+
+    class Session(OTPSessionMixin, base):  # type: ignore[misc]
+        __device_model__ = device_model
+        about: Mapped[str] = mapped_column(default=describe)
+        version: Mapped[int] = mapped_column(default=lambda: 1, onupdate=lambda: 2)
+
+    async with empty_engine.begin() as connection:
+        await connection.run_sync(base.metadata.create_all)
+    maker = async_sessionmaker(empty_engine, expire_on_commit=False)
+    otp = OTP(maker, device_model, secret_key=SECRET_KEY)
+    user = await add(maker, user_model(username="alice"))
+    await otp.tickets.issue(user)
+    async with maker() as session:
+        assert await session.scalar(select(Session.about)) == f"{user.id} - None"
+    begun = await otp.sessions.begin(user, user_agent="a browser")
+    begun = await otp.sessions.begin(user, user_agent="a browser", former_token=begun.token)
+    async with maker() as session:
+        assert await session.scalar(select(Session.about)) == f"{user.id} a browser None"
+    device = await make_device(otp, user, totp_model)
+    await otp.sessions.renew(user, device, begun.session_id, begun.token)
+    async with maker() as session:
+        assert (await session.scalars(select(Session.version))).all() == [2]
 
 
 def test_an_otp_of_one_kind() -> None:

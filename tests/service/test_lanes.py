@@ -31,6 +31,8 @@ from tests.devices.race_process import race
 from tests.hosts import devices_of, int_users, keep, new_base, sessions_of, totp_of
 
 # What is to hold on every way, as it stands elsewhere.
+from tests.service.test_rewritten_sessions import test_what_is_bound_is_told  # noqa: F401
+from tests.service.test_session_endings import *  # noqa: F403
 from tests.service.test_session_ends import *  # noqa: F403
 from tests.service.test_sessions import *  # noqa: F403
 from tests.service.test_twins import *  # noqa: F403
@@ -434,7 +436,7 @@ async def test_every_statement_of_the_hot_path_uses_an_index(
     assert await otp.verify_token(alice, device.persistent_id, "000000") is None
     await otp.sessions.renew(alice, device, begun.session_id, begun.token)
     verbs = [statement.split()[0] for statement, _ in seen]
-    assert verbs == ["SELECT", "SELECT", "UPDATE", "UPDATE"]
+    assert verbs == ["SELECT", "SELECT", "UPDATE", "WITH"]
     assert "FOR UPDATE" in seen[1][0]
     async with engine.connect() as connection:
         for statement, parameters in list(seen):

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from httpx2 import ASGITransport
 from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from starlette.applications import Starlette
@@ -145,14 +146,14 @@ async def test_a_log_in_is_seven_statements(
         assert answer.status_code == 303
         await asyncio.sleep(0)  # asyncpg tells a loop later
     verbs = [statement.split()[0] for statement in statements]
-    assert verbs == ["SELECT", "SELECT", "SELECT", "UPDATE", "INSERT"]
+    assert verbs == ["SELECT", "SELECT", "SELECT", "UPDATE", "WITH"]
     assert transactions == ["BEGIN ISOLATION LEVEL READ COMMITTED", "COMMIT"]
 
 
 @pytest.fixture
 async def careless(otp: OTP, alice: User, device: TOTPDevice) -> AsyncIterator[Browser]:
     """A verified browser at an application that names paths which need nobody."""
-    backend = SessionAuthBackend(otp, exclude=("/static", "/healthz/"))
+    backend = SessionAuthBackend(otp, exclude=("/static", "/healthz/", "/application/open"))
     app = Starlette(
         routes=[
             Route("/{path:path}", state),
@@ -195,6 +196,23 @@ async def test_excluded_paths_of_a_mounted_application(
     async with Browser(mounted, cookies=careless.cookies) as browser:
         statements = Statements(engine)
         assert (await browser.get("/club/static/site.css")).json() == ANONYMOUS
+        assert statements == []
+
+
+async def test_excluded_paths_below_a_root_path(
+    careless: Browser, engine: AsyncEngine, device: TOTPDevice
+) -> None:
+    """Behind a proxy that says "/app" paths below that are the application's own, and one that
+    only begins with the same letters is as any other, as it is for Starlette's routes."""
+    app: Any = careless._transport.app  # type: ignore[attr-defined]
+    transport = ASGITransport(app=app, root_path="/app")
+    base, cookies = "http://site.example", careless.cookies
+    async with Browser(app, transport=transport, base_url=base, cookies=cookies) as browser:
+        for path in ("/application/static", "/appstatic", "/app/statics"):
+            assert (await browser.get(path)).json() == verified_by(device), path
+        statements = Statements(engine)
+        for path in ("/app/static", "/app/static/site.css", "/static", "/application/open"):
+            assert (await browser.get(path)).json() == ANONYMOUS, path
         assert statements == []
 
 

@@ -2,14 +2,12 @@
 
 import functools
 from collections.abc import AsyncIterator
-from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import httpx2
 import pytest
 import time_machine
-from sqlalchemy import update
 from starlette.authentication import requires
 from starlette.endpoints import HTTPEndpoint
 from starlette.requests import Request
@@ -17,8 +15,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from starlette_otp import OTP, ConfigurationError, clock, requires_otp
-from starlette_otp.models import OTPSession, TOTPDevice, User
-from tests.support import Browser, Sessions, csrf_of, door, make_app, make_totp, totp_token
+from starlette_otp.models import TOTPDevice, User
+from tests.support import (
+    Browser,
+    Sessions,
+    csrf_of,
+    door,
+    grow_old,
+    make_app,
+    make_totp,
+    totp_token,
+)
 
 JSON = {"accept": "application/json"}
 NOW = 1_800_000_000
@@ -282,10 +289,8 @@ async def test_max_age_asks_again(
 ) -> None:
     """Verified longer than max_age ago, or in the future by more than servers' clocks may differ,
     asks again (ASVS 7.5.3): a program is told reverification_required, other pages stay open."""
-    now = clock.now()
-    async with sessions.begin() as session:
-        await session.execute(update(OTPSession).values(verified_at=now - timedelta(seconds=age)))
-    with time_machine.travel(now, tick=False):
+    with time_machine.travel(clock.now(), tick=False):
+        await grow_old(sessions, age)
         answer = await verified.get("/recent", headers=JSON)
         assert (await verified.get("/plain")).status_code == 200
     if passes:

@@ -1,17 +1,22 @@
 """The ticket that stands for the password, so that it need not be typed again (CVE-2020-15105)."""
 
+import asyncio
 import base64
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import time_machine
-from sqlalchemy import update
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from starlette_otp import OTP
-from starlette_otp.models import Device, TOTPDevice, User
+from starlette_otp.models import Device, OTPSession, TOTPDevice, User
+from starlette_otp.testing import token_at
+from tests.hosts import Subject, make_host
 from tests.support import (
     OTHER_KEY,
     PASSWORD,
@@ -20,8 +25,10 @@ from tests.support import (
     Browser,
     CodesView,
     Sessions,
+    add,
     codes,
     csrf_of,
+    door,
     make_app,
     make_totp,
     make_user,
@@ -142,12 +149,135 @@ async def test_a_success_kills_it_in_copies_too(ticketed: Browser, otp: OTP, clo
         assert not (await thief.state())["authenticated"]
 
 
-async def test_a_log_out_kills_it(ticketed: Browser) -> None:
-    """Logging out discards the ticket, also of who had not yet logged in."""
-    page = await ticketed.get(LOGIN)
-    answer = await ticketed.post(LOGOUT, data={"csrf_token": csrf_of(page)})
-    assert answer.status_code == 303
+async def test_a_log_out_kills_it(ticketed: Browser, otp: OTP) -> None:
+    """Logging out discards the ticket, in copies too, also of who had not yet logged in."""
+    async with copy_of(ticketed, otp) as thief:
+        page = await ticketed.get(LOGIN)
+        answer = await ticketed.post(LOGOUT, data={"csrf_token": csrf_of(page)})
+        assert answer.status_code == 303
+        for browser in (ticketed, thief):
+            assert codes(await submit(browser, otp_token=totp_token())) == ["password_required"]
+
+
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_a_log_out_elsewhere_kills_it(
+    browser: Browser, otp: OTP, alice: User, device: TOTPDevice, clock: Any, by_token: bool
+) -> None:
+    """The end of any of the user's sessions kills the user's tickets, also where no more than the
+    session's token is known."""
+    async with Browser(make_app(otp, door(otp, alice, device))) as elsewhere:
+        await elsewhere.get("/enter")
+        assert codes(await browser.log_in()) == ["token_required"]
+        page = await elsewhere.get(LOGOUT)
+        if by_token:
+            await otp.sessions.end(elsewhere.cookie)
+        else:
+            await elsewhere.post(LOGOUT, data={"csrf_token": csrf_of(page)})
+    assert codes(await submit(browser, otp_token=totp_token())) == ["password_required"]
+
+
+@pytest.mark.parametrize("what", ["verified", "removed", "deleted", "revoked"])
+async def test_what_kills_it_without_a_request(
+    ticketed: Browser, otp: OTP, sessions: Sessions, alice: User, what: str
+) -> None:
+    """A token that the application verifies itself, a device that goes, and sessions that are
+    revoked kill it; whatever device goes later, it stays dead."""
+    other = await make_totp(sessions, alice, secret=b"another secret of hers")
+    if what == "verified":
+        assert await otp.verify_token(alice, other.persistent_id, token_at(other)) == other
+        assert codes(await submit(ticketed)) == ["password_required"]
+    elif what == "removed":
+        assert await otp.remove_device(alice, other.persistent_id) == other
+    elif what == "deleted":
+        async with sessions.begin() as session:
+            await session.delete(await session.get(TOTPDevice, other.id))
+    else:
+        await otp.revoke_sessions(alice)
+    await otp.remove_device(alice, other.persistent_id)
     assert codes(await submit(ticketed, otp_token=totp_token())) == ["password_required"]
+
+
+async def test_a_new_one_ends_the_former(ticketed: Browser, otp: OTP, sessions: Sessions) -> None:
+    """Who types the password again has one ticket, and a copy of the former is dead; a wrong
+    password kills copies, too."""
+    async with copy_of(ticketed, otp) as thief:
+        assert codes(await ticketed.log_in()) == ["token_required"]
+        assert codes(await submit(thief, otp_token=totp_token())) == ["password_required"]
+    assert await tickets(sessions) == 1
+    async with copy_of(ticketed, otp) as thief:
+        assert codes(await ticketed.log_in(password="wrong")) == ["invalid_login"]
+        assert codes(await submit(thief, otp_token=totp_token())) == ["password_required"]
+
+
+async def test_two_copies_with_one_token(ticketed: Browser, otp: OTP, sessions: Sessions) -> None:
+    """Of a ticket's copies that bring one token at once, one is let in, and none is left."""
+    copies = [copy_of(ticketed, otp) for _ in range(4)]
+    pages = [await copy.get(LOGIN) for copy in copies]
+    fields = {"username": "alice", "otp_token": totp_token()}
+    posts = [
+        copy.post(LOGIN, data={"csrf_token": csrf_of(page), **fields})
+        for copy, page in zip(copies, pages, strict=True)
+    ]
+    await asyncio.gather(*posts)
+    assert sum([(await copy.state())["verified"] for copy in copies]) == 1
+    for copy in copies:
+        await copy.aclose()
+    assert await tickets(sessions) == 0
+
+
+async def test_a_device_that_was_used_by_a_clock_ahead(
+    browser: Browser, sessions: Sessions, alice: User, clock: Any
+) -> None:
+    """A device used while a server's clock was years ahead does not kill tickets of now."""
+    await make_totp(sessions, alice, last_used_at=datetime(2100, 1, 1, tzinfo=UTC))
+    assert codes(await browser.log_in()) == ["token_required"]
+    assert (await submit(browser, otp_token=totp_token())).status_code == 303
+
+
+async def test_they_are_no_sessions(
+    ticketed: Browser, otp: OTP, sessions: Sessions, clock: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tickets are swept with the sessions, and counted and told of as none."""
+    clock.shift(301)
+    assert await tickets(sessions) == 1
+    assert await otp.clear_sessions() == 0
+    assert await tickets(sessions) == 0
+    assert codes(await ticketed.log_in()) == ["token_required"]
+    caplog.clear()
+    caplog.set_level("INFO")
+    await otp.revoke_sessions(await otp.find_user("alice"))
+    assert "revoked" not in caplog.text
+    assert await tickets(sessions) == 0
+
+
+async def test_users_who_live_elsewhere(empty_engine: AsyncEngine) -> None:
+    """Users whom the host loads and checks itself need not type their password again either."""
+    alice, host = Subject("ldap:alice"), make_host(None)
+    await host.create_tables(empty_engine)
+    maker = async_sessionmaker(empty_engine, expire_on_commit=False)
+
+    async def load_user(conn: Any, key: str) -> Subject | None:
+        return alice if key == alice.identity else None
+
+    async def authenticate(request: Any, username: str, password: str) -> Subject | None:
+        return alice if password == PASSWORD else None
+
+    otp = OTP(
+        maker, host.Device, secret_key=SECRET_KEY, authenticate=authenticate, load_user=load_user
+    )
+    await add(maker, host.TOTPDevice(user_id=alice.identity, secret=SECRET))
+    async with Browser(make_app(otp, login_view=CodesView)) as browser:
+        assert codes(await browser.log_in()) == ["token_required"]
+        async with copy_of(browser, otp) as thief:
+            assert (await submit(browser, otp_token=totp_token())).status_code == 303
+            assert codes(await submit(thief)) == ["password_required"]
+
+
+async def tickets(sessions: Sessions) -> int:
+    """How many there are."""
+    async with sessions() as session:
+        query = select(func.count()).select_from(OTPSession).where(OTPSession.is_ticket)
+        return int(await session.scalar(query) or 0)
 
 
 async def test_a_new_password_kills_it(ticketed: Browser, sessions: Sessions, alice: User) -> None:

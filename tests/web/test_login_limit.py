@@ -16,7 +16,6 @@ from starlette.routing import Route
 
 from starlette_otp import OTP, TooManyAttempts, clock
 from starlette_otp.models import Device, LoginThrottle, User
-from starlette_otp.web.browser import COOKIE
 from tests.hosts import make_host
 from tests.service.test_statements import Transactions
 from tests.support import (
@@ -32,6 +31,7 @@ from tests.support import (
     totp_token,
 )
 
+COOKIE = "otp_browser"
 LIMIT = ["too_many_attempts"]
 WRONG = ["invalid_login"]
 

@@ -239,6 +239,7 @@ async def test_two_otps_do_not_log_each_other_out(
             assert answer.status_code == 303
         assert await state("/one") == verified_by(device)
         assert await state("/two") == verified_by(others)
+        assert {"otp_browser", "other_browser"} <= set(browser.cookies)
         page = csrf_of(await browser.get(f"/two{LOGIN}"))
         await browser.post("/two/account/logout", data={"csrf_token": page})
         assert await state("/two") == ANONYMOUS
