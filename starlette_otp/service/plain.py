@@ -52,8 +52,8 @@ def on_driver(engine: AsyncEngine) -> bool:
     sync = engine.sync_engine
     return (
         not sync.logger.isEnabledFor(logging.INFO)
-        and not _heard(sync.dispatch, _ENGINE_EVENTS)
-        and not _heard(sync.dialect.dispatch, _DIALECT_EVENTS)
+        and not _heard(sync, _ENGINE_EVENTS)
+        and not _heard(sync.dialect, _DIALECT_EVENTS)
     )
 
 
@@ -74,7 +74,7 @@ def plain_engine(maker: async_sessionmaker[Any]) -> AsyncEngine | None:
     if sync.dialect.driver != "asyncpg" or "schema_translate_map" in sync.get_execution_options():
         return None
     # These hear of clauses, which a compiled statement has none of.
-    if _heard(sync.dispatch, _CLAUSE_EVENTS):
+    if _heard(sync, _CLAUSE_EVENTS):
         return None
     for listeners in _EVERY_SESSION:
         if listeners:
@@ -168,8 +168,9 @@ def result_processor(column: Any, dialect: Dialect) -> Callable[[Any], Any] | No
     return process
 
 
-def _heard(dispatch: Any, names: Sequence[str]) -> bool:
-    for name in names:  # noqa: SIM110  # a generator takes twice the time, in every request
-        if getattr(dispatch, name):
-            return True
-    return False
+def _heard(target: Any, names: Sequence[str]) -> bool:
+    """Whether somebody listens to one of these events of an engine or a dialect."""
+    # As SQLAlchemy does itself: it asks for listeners where there ever were any.
+    if not getattr(target, "_has_events", True):
+        return False
+    return any(getattr(target.dispatch, name) for name in names)

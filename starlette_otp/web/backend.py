@@ -18,7 +18,11 @@ FOUND = "starlette_otp.found"
 
 
 async def find_session(
-    otp: Site, conn: HTTPConnection, user: Any | None = None, session_id: int | None = None
+    otp: Site,
+    conn: HTTPConnection,
+    user: Any | None = None,
+    session_id: int | None = None,
+    token: str | None = None,
 ) -> Found | None:
     """What the row of this request's session says; None without such a row.
 
@@ -27,12 +31,14 @@ async def find_session(
         conn: the request.
         user: the user whom another backend found: the session has to be theirs.
         session_id: the row itself, found before, whatever its token is now.
+        token: what the request brings, where it has been looked at already.
     """
 
     async def load(key: Any) -> Any | None:
         return await otp.users.load(conn, key)
 
-    return await otp.sessions.find(otp.cookie.token(conn), load, user, session_id)
+    token = otp.cookie.token(conn) if token is None else token
+    return await otp.sessions.find(token, load, user, session_id)
 
 
 class SessionAuthBackend(AuthenticationBackend):
@@ -72,11 +78,12 @@ class SessionAuthBackend(AuthenticationBackend):
             )
         if self.exclude and self._is_excluded(conn):
             return None
-        if self.otp.cookie.token(conn) is None:
+        token = self.otp.cookie.token(conn)
+        if token is None:
             conn.scope[FOUND] = self.otp, None
             return None
         try:
-            found = await find_session(self.otp, conn)
+            found = await find_session(self.otp, conn, token=token)
         except Exception as exc:
             if not is_away(exc):
                 raise

@@ -9,7 +9,6 @@ from starlette.authentication import (
     AuthCredentials,
     AuthenticationBackend,
     SimpleUser,
-    UnauthenticatedUser,
 )
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -176,16 +175,3 @@ def test_the_proxy_writes_only_the_device_on_itself() -> None:
     assert vars(user) == {"username": "renamed"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         RequestUser(Frozen(7), None).name = "changed"
-
-
-def test_the_proxys_verdict_is_not_the_hosts() -> None:
-    """Attributes of these names on the host's object verify nobody."""
-
-    class Liar(UnauthenticatedUser):
-        otp_device = "lie"
-
-        def is_verified(self) -> bool:
-            return True
-
-    seen = RequestUser(Liar(), None)
-    assert (seen.otp_device, seen.is_verified()) == (None, False)
