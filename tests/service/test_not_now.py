@@ -117,13 +117,14 @@ async def test_a_deadlock_is_tried_again(
     other = await make_totp(sessions, alice, name="other")
     await configure(engine, "deadlock_timeout = '50ms'")
     began = asyncio.Event()
+    waiting = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
 
     async def work(session: AsyncSession) -> str:
         first = not began.is_set()
         await session.execute(text(f"SELECT FROM otp_device WHERE id = {device.id} FOR UPDATE"))
         began.set()
-        if first:
-            await asyncio.sleep(0.1)  # until the rival waits for the row above
+        while first and not await session.scalar(waiting):
+            await asyncio.sleep(0.01)  # until the rival waits for the row above
         await session.execute(text(f"SELECT FROM otp_device WHERE id = {other.id} FOR UPDATE"))
         return "done"
 
