@@ -240,7 +240,7 @@ class SessionRows:
     def renew(self) -> Statement:
         """The UPDATE of a session; that its device may verify its user is a part of it.
 
-        The user's tickets go: a token has followed.
+        The user's tickets may stay: they are dead, since a device has been used.
         """
         row, device = self._columns, table_of(self.device_model).c
         held = or_(self._is_held(row.token_digest), self._is_former(row))
@@ -251,8 +251,7 @@ class SessionRows:
         values[row.expires_at] = self._end()
         query = update(self.table).where(*mine, row.user_id == owner)
         query = query.where(*its_device, device.user_id == row.user_id).values(values)
-        gone = delete(self.table).where(self.tickets_of(owner))
-        return Statement(lambda *what: _beside(gone, query.returning(*what)), row.id)
+        return Statement(lambda *what: query.returning(*what), row.id)
 
     @staticmethod
     def renewed(row: dict[str, Any]) -> dict[str, Any]:

@@ -34,6 +34,8 @@ from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
 
+_NOT_ALONE = Attempt()
+"""Nothing was tried: other devices of the user's have to be locked, too."""
 _NO_DEVICE = Attempt(reason=VerificationFailure.NO_DEVICE)
 
 
@@ -159,12 +161,17 @@ class Verification:
         if model is None or owner is None:
             return None
 
-        async def work(unit: Unit) -> Attempt | None:
-            rows = await unit.load(self._lock, id=number, kind=kind, owner=owner)
+        async def ask(unit: Unit, lock: Statement) -> Attempt | None:
+            rows = await unit.load(lock, id=number, kind=kind, owner=owner)
             devices = [row[0] for row in rows]
             device = next((device for device in devices if device.id == number), None)
             if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
+            failures_before = rows[0][1] or 0
+            if lock is self._lock_alone:
+                if failures_before:
+                    return _NOT_ALONE
+                failures_before = device.throttling_failure_count
             device.asking_browser = asking_browser
             attempt = await ask_one(
                 device,
@@ -172,21 +179,25 @@ class Verification:
                 confirming=confirming,
                 marks=marks,
                 twins=twins_of(device, devices),
-                failures_before=rows[0][1] or 0,
+                failures_before=failures_before,
             )
             await unit.save()
             return attempt
 
         # Tokens in rows of their own, and what a host's kind does itself, want a session.
-        alone = not issubclass(model, StaticDeviceMixin) and not overrides_ours(model)
-        plain = (model,) if alone else ()
+        is_plain = not issubclass(model, StaticDeviceMixin) and not overrides_ours(model)
+        plain = (model,) if is_plain else ()
         turn, arrived = self._turn(owner, number), time.monotonic()
         async with turn.lock:
             if turn.away_at >= arrived:
                 # Who waits for a database that is away waits once, and not once for each before.
                 raise DatabaseUnavailable()
+            run = self._transactions.run
             try:
-                return await self._transactions.run("READ COMMITTED", plain, work)
+                alone = await run("READ COMMITTED", plain, lambda u: ask(u, self._lock_alone))
+                if alone is not _NOT_ALONE:
+                    return alone
+                return await run("READ COMMITTED", plain, lambda u: ask(u, self._lock_all))
             except DatabaseUnavailable:
                 turn.away_at = time.monotonic()
                 raise
@@ -203,7 +214,34 @@ class Verification:
         return turn
 
     @cached_property
-    def _lock(self) -> Statement:
+    def _lock_alone(self) -> Statement:
+        """The device, with how many others of the user's matter to its attempt: which have the
+        same secret, or have counted wrong tokens since its last use.
+
+        Most have none, and this is half of what `_lock_all` costs.
+        """
+        model, table = self._device_model, table_of(self._device_model)
+        other, this = table.alias("other").c, table.c
+        last = func.coalesce(this.last_used_at, text("'-infinity'::timestamptz"))
+        counts = other.throttling_failure_timestamp > last
+        matters = or_(counts, other.secret_digest == this.secret_digest)
+        count = select(func.count()).where(
+            other.user_id == bindparam("owner"), other.id != this.id, matters
+        )
+        others = count.correlate(table).scalar_subquery().label("others")
+
+        def make(*what: Any) -> Select[Any]:
+            return select(*what).where(*_mine(table), this.id == bindparam("id"))
+
+        return Statement(
+            lambda *what: make(*what).with_for_update(),
+            model,
+            others,
+            for_session=lambda *what: locked(make(*what)),
+        )
+
+    @cached_property
+    def _lock_all(self) -> Statement:
         """The device, and after it or before it those that have the same secret, in the order of
         their ids; each with the wrong tokens since the user's last success."""
         model, table = self._device_model, table_of(self._device_model)

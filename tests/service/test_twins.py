@@ -151,7 +151,8 @@ async def test_one_token_at_both_rows_at_once(
 async def test_what_twins_cost(
     otp: OTP, engine: AsyncEngine, alice: User, twins: list[Any]
 ) -> None:
-    """One locking SELECT; an UPDATE more where there is a row more to spend the token for."""
+    """A locking SELECT more than alone, however many others there are; and an UPDATE more where
+    there is a row more to spend the token for."""
     for _ in range(20):
         await make_device(otp, alice, type(twins[0]), secret=secrets.token_bytes(20))
     statements = Statements(engine)
@@ -159,7 +160,7 @@ async def test_what_twins_cost(
     assert await otp.verify_token(alice, twins[1].persistent_id, token) == twins[1]
     assert await otp.verify_token(alice, twins[0].persistent_id, token) is None
     verbs = [statement.split()[0] for statement in statements]
-    assert verbs == ["SELECT", "UPDATE", "UPDATE", "SELECT", "UPDATE"]
+    assert verbs == ["SELECT", "SELECT", "UPDATE", "UPDATE", "SELECT", "SELECT", "UPDATE"]
 
 
 async def forgive(otp: OTP, devices: list[Any]) -> None:
