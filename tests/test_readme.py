@@ -235,6 +235,37 @@ async def test_the_card_keeps_the_contract(empty_url: str, tmp_path: Path) -> No
     assert f"{wanted} passed" in result.stdout
 
 
+MAKE_APP = """
+from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
+from starlette.routing import Route
+
+from starlette_otp import requires_otp
+from tests.support import middleware
+
+
+@requires_otp
+async def vault(request):
+    return PlainTextResponse("in")
+
+
+def make_app(otp):
+    return Starlette(routes=[Route("/vault", vault)], middleware=middleware(otp))
+"""
+
+
+async def test_a_hosts_own_test_opens_the_vault(server_url: str, tmp_path: Path) -> None:
+    """README's test of a guarded view passes in a project."""
+    files = {
+        "test_vault.py": MAKE_APP + snippet("async def test_the_vault"),
+        "pytest.ini": "[pytest]\nasyncio_mode = auto\n",
+    }
+    url = server_url.replace("postgresql+asyncpg", "postgresql")
+    result = await asyncio.to_thread(run_pytest, tmp_path, files, DATABASE_URL=url)
+    assert result.returncode == 0, result.stdout
+    assert "1 passed" in result.stdout
+
+
 async def test_the_signal_tells_of_a_failure(
     app_module: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,4 +281,4 @@ async def test_the_signal_tells_of_a_failure(
 
 def test_every_snippet_is_tested() -> None:
     """No snippet of README is one that these tests do not know."""
-    assert len(SNIPPETS) == 12
+    assert len(SNIPPETS) == 13

@@ -13,6 +13,7 @@ from starlette_otp.devices.users import is_active
 from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
+from starlette_otp.web.journal import login_failed
 from starlette_otp.web.responses import HEADERS, page, safe_path
 from starlette_otp.web.verdict import verdict_of
 from starlette_otp.web.views import LoginView, LogoutView
@@ -42,6 +43,7 @@ class OTPAdminAuthenticationForm(OTPAuthenticationForm):
         user = await super().authenticate()
         if user is not None and not self.may_enter(user):
             self.add_error("not_staff")
+            await login_failed(self.otp, self._request, user, "not_staff")
             return None
         return user
 

@@ -60,12 +60,16 @@ async def test_staff_sign_in_with_a_token(anyone: Browser) -> None:
     assert (await anyone.get("/admin/login")).headers["location"] == "/admin/"
 
 
-async def test_others_are_refused_with_a_code(anyone: Browser, sessions: Any, bob: User) -> None:
-    """Who is no staff is refused by name, the token is not used up, and no session begins."""
+async def test_others_are_refused_with_a_code(
+    anyone: Browser, sessions: Any, bob: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who is no staff is refused by name, the token is not used up, and no session begins; the log
+    has a line of it."""
     await make_totp(sessions, bob)
     answer = await anyone.log_in(totp_token(), LOGIN, username="bob")
     assert codes(answer) == ["not_staff"]
     assert "This account may not use this site." in answer.text
+    assert f"A log-in of user {bob.id} was refused (not_staff)" in caplog.text
     assert await count_sessions(sessions) == 0
     assert (await anyone.state())["authenticated"] is False
     assert (await anyone.log_in(totp_token(), username="bob")).status_code == 303
