@@ -25,6 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from starlette_otp.cli.demo import create_app
 from starlette_otp.cli.migrations import upgrade
+from starlette_otp.devices.owner import table_of
 from starlette_otp.keyring import Keyring
 from starlette_otp.models import (
     Device,
@@ -177,7 +178,7 @@ async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None
         keys: this demo's.
         former: those of the demo that a reset throws away, with its user.
     """
-    Device.__keyring__ = Keyring(keys["secret_key"])
+    Device.__keyring__ = Keyring(keys["secret_key"], table_of(Device).fullname)
     engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True)
     async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
         query = select(User).where(User.username == USERNAME)

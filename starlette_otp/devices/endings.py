@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Connection, delete, inspect, update
+from sqlalchemy import ClauseElement, Connection, delete, inspect, update
 from sqlalchemy.orm.attributes import get_history
 from sqlalchemy.orm.base import PassiveFlag
 
@@ -20,10 +20,10 @@ UNVERIFIED = {"device_id": None, "verified_at": None, "device_fingerprint": None
 def unverify(connection: Connection, device: Any) -> None:
     """Take their verification from a device's sessions, if it is being unconfirmed.
 
-    For good: confirmed again it verifies none of them.
+    For good: confirmed again it verifies none of them, nor one that began meanwhile.
     """
     model = type(device).__session_model__
-    if model is not None and _turns_false(device, "confirmed"):
+    if model is not None and _turns(device, "confirmed"):
         table = table_of(model)
         query = update(table).where(table.c.device_id == device.id)
         connection.execute(query.values(UNVERIFIED))
@@ -39,20 +39,27 @@ def end_tickets(connection: Connection, device: Any) -> None:
 
 
 def end_inactive(connection: Connection, model: Any, user: Any) -> None:
-    """End the sessions and tickets of a user who is being made inactive, for good.
+    """End the sessions and tickets of a user who is being made inactive, or active again.
 
     Args:
         connection: of the flush.
         model: the class of the sessions.
         user: a row of the host's user model.
     """
-    if "is_active" in inspect(user).mapper.column_attrs and _turns_false(user, "is_active"):
+    if "is_active" in inspect(user).mapper.column_attrs and _turns(user, "is_active"):
         table = table_of(model)
         key = model.__device_model__.user_key(user)
         connection.execute(delete(table).where(table.c.user_id == key))
 
 
-def _turns_false(row: Any, name: str) -> bool:
+def _turns(row: Any, name: str) -> bool:
+    """Whether a flush makes an attribute false, or true again: then what past a flush, or beside
+    one, was made false before ends as late as that."""
     # A value from before that was never loaded is not asked for.
-    added = list(get_history(row, name, PassiveFlag.PASSIVE_NO_INITIALIZE).added or ())
-    return bool(added) and not added[0]
+    history = get_history(row, name, PassiveFlag.PASSIVE_NO_INITIALIZE)
+    new, old = list(history.added or ()), list(history.deleted or ())
+    if not new:
+        return False
+    if isinstance(new[0], ClauseElement) or hasattr(new[0], "__clause_element__"):
+        return True  # What an expression will give only the database knows.
+    return not new[0] or (bool(old) and not old[0])

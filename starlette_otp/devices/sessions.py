@@ -59,9 +59,9 @@ class OTPSessionMixin:
     password_fingerprint: Mapped[str] = mapped_column(String(64))
     """Of the token, the former one, the user and the hash of their password."""
     device_fingerprint: Mapped[str | None] = mapped_column(String(64))
-    """Of the token, the device that verified it, and when."""
+    """Of the token, the device that verified it, and when; of a ticket: of the user's devices, and
+    when each was used last before it."""
     is_ticket: Mapped[bool] = mapped_column(default=False, server_default="false")
-    """Its `verified_at` is when a device of the user's was used last before it."""
     former_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     """Of the token before the last verification: until `former_until` it is worth authenticated."""
     former_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))

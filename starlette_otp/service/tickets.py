@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import and_, delete, false, func, or_, select
+from sqlalchemy import and_, delete, extract, false, func, literal, or_, select
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from starlette_otp import clock
 from starlette_otp.devices.owner import table_of
@@ -35,7 +36,12 @@ class Tickets:
         self._rows = rows
         self._table = rows.table.c
         devices = table_of(rows.device_model).c
-        self._last_use = select(func.max(devices.last_used_at)), devices.user_id
+        # Of which devices there are, and when each was used last. A sum or the latest would be as
+        # before again when a device goes, or hide a use behind that by a clock that was ahead.
+        use = func.concat(devices.id, " ", extract("epoch", devices.last_used_at))
+        in_order = aggregate_order_by(literal(","), devices.id)
+        uses = func.convert_to(func.string_agg(use, in_order), "UTF8")
+        self._uses = select(func.encode(func.sha256(uses), "hex")), devices.user_id
 
     async def issue(self, user: Any, former_token: object = None) -> str:
         """A new ticket for a user whose password was accepted.
@@ -60,10 +66,8 @@ class Tickets:
             "is_ticket": True,
         }
         self._rows.sign(row, user, "ticket")
-        # Compared with what it is later, and not with our clock: a device may have been used by a
-        # clock that was ahead.
-        last_use, owner = self._last_use
-        row["verified_at"] = last_use.where(owner == key).scalar_subquery()
+        uses, owner = self._uses
+        row["device_fingerprint"] = uses.where(owner == key).scalar_subquery()
         former = self._rows.ticket_of(former_token)
         old = and_(self._rows.tickets_of(key), self._table.expires_at < now)
         query = self._rows.insert(row, or_(old, false() if former is None else former))
@@ -81,11 +85,11 @@ class Tickets:
         if held is None:
             return None
         row = self._table
-        last_use, owner = self._last_use
-        unused = last_use.where(owner == row.user_id).scalar_subquery()
+        uses, owner = self._uses
+        unused = uses.where(owner == row.user_id).scalar_subquery()
         names = "user_id", "token_digest", "former_digest", "password_fingerprint"
         query = select(*(row[name] for name in names)).where(
-            held, row.expires_at >= clock.now(), row.verified_at.is_not_distinct_from(unused)
+            held, row.expires_at >= clock.now(), row.device_fingerprint.is_not_distinct_from(unused)
         )
         found = await self._execute(query)
         if not found:
@@ -99,11 +103,13 @@ class Tickets:
             return None
         return user if self._rows.is_of(ticket, user, "ticket") else None
 
-    async def discard(self, token: object) -> None:
-        """End a ticket."""
+    async def discard(self, token: object) -> bool:
+        """End a ticket; whether it had not ended before. Of several who end one, one hears so."""
         held = self._rows.ticket_of(token)
-        if held is not None:
-            await self._execute(delete(self._rows.table).where(held))
+        if held is None:
+            return False
+        query = delete(self._rows.table).where(held).returning(self._table.id)
+        return bool(await self._execute(query))
 
     async def _execute(self, query: Any) -> Sequence[Any]:
         """Run one statement, which needs no transaction around it."""

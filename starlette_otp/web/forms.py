@@ -263,6 +263,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
 
     password_accepted = False
     _former_token: str | None = None
+    _redeemed_token: str | None = None
 
     async def validate(self, extra_validators: Any = None) -> bool:
         """Whether name and password are a user's and one of their devices accepts the token."""
@@ -273,8 +274,13 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
         user, self._user = self._user, None
         if await self.clean_otp(user):
             self._request.session.pop(ticket.TICKET_KEY, None)
-            await self.otp.tickets.discard(self._former_token)
-            return True
+            held = await self.otp.tickets.discard(self._redeemed_token or self._former_token)
+            if self._redeemed_token is None or held:
+                return True
+            # A copy of it was faster, or it was ended while the token was looked at.
+            self._user = None
+            self.add_error("password_required", self.password)
+            return False
         if self.is_repeated:
             return False
         self.password_accepted = True
@@ -289,6 +295,7 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
         if not self.password.data:
             redeemed = await ticket.redeem(otp, request, self.username.data or "")
             if redeemed is not None:
+                self._redeemed_token = ticket.token_of(otp, request)
                 user, self.username.data = redeemed
                 return user
         self._former_token = ticket.token_of(otp, request)

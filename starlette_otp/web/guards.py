@@ -265,7 +265,7 @@ async def still_verified(
     A websocket is guarded when it opens, and then lives on whatever happens: ask before a message
     that matters. It costs one SELECT. A session that was given a new token meanwhile, by another
     tab, goes on; one that was ended or revoked, or whose user or device is gone or inactive, does
-    not.
+    not, and a verification in another tab verifies nothing that was opened before without one.
 
     Args:
         conn: a websocket, or a request whose answer takes long, behind OTPMiddleware.
@@ -297,7 +297,10 @@ async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
     found = await find_session(verdict.otp, conn, user, verdict.session_id)
     if found is None:
         return None
-    return replace(verdict, user=found.user, device=found.device, verified_at=found.verified_at)
+    # What was not verified when it was opened may have come with a token from before the
+    # verification, which is worth no more for it (ASVS 7.2.4).
+    device = None if verdict.device is None else found.device
+    return replace(verdict, user=found.user, device=device, verified_at=found.verified_at)
 
 
 async def _refusal(verdict: Verdict, if_configured: bool, max_age: float | None) -> str | None:

@@ -11,12 +11,25 @@ from pathlib import Path
 
 import httpx2
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
+from starlette_otp import OTP
 from starlette_otp.cli.migrations import upgrade
+from starlette_otp.cli.server import _prepare
+from starlette_otp.models import Device, TOTPDevice, User
+from starlette_otp.testing import token_at
 from tests.demo_process import COMMAND, Demo, demo, free_port
-from tests.support import HTML, csrf_of, make_user, reload
+from tests.support import (
+    HTML,
+    PASSWORD,
+    SECRET_KEY,
+    Sessions,
+    csrf_of,
+    make_totp,
+    make_user,
+    reload,
+)
 
 
 @pytest.fixture
@@ -192,3 +205,16 @@ def test_what_goes_wrong_is_one_sentence(folder: Path) -> None:
         shown = subprocess.run(used, capture_output=True, text=True)
         assert shown.returncode == 1
         assert "A demo is running already" in shown.stderr
+
+
+async def test_its_devices_have_twins_as_any_others(database_url: str, sessions: Sessions) -> None:
+    """A token is spent for a second device of the same secret as one that the demo made."""
+    await _prepare(database_url, {"secret_key": SECRET_KEY, "password": PASSWORD}, None)
+    otp = OTP(sessions, Device, secret_key=SECRET_KEY)
+    async with sessions() as session:
+        user = (await session.scalars(select(User))).one()
+        device = (await session.scalars(select(TOTPDevice))).one()
+    twin = await make_totp(sessions, user, secret=device.secret)
+    token = token_at(device)
+    assert await otp.verify_token(user, device.persistent_id, token) == device
+    assert await otp.verify_token(user, twin.persistent_id, token) is None

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import false, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starlette_otp import OTP
 from starlette_otp.models import TOTPDevice, User
+from tests.service.test_rewritten_sessions import worth
 from tests.support import (
     ANONYMOUS,
     AUTHENTICATED,
@@ -80,6 +81,40 @@ async def test_a_user_who_is_active_again(
         assert await browser.state() == ANONYMOUS
         assert await otp.tickets.redeem(ticket_token, load) is None
         assert await others.state() == AUTHENTICATED
+
+
+@pytest.mark.parametrize("name", ["confirmed", "is_active"])
+async def test_a_session_that_begins_beside_the_flush(
+    otp: OTP, sessions: Sessions, alice: User, device: TOTPDevice, name: str
+) -> None:
+    """A session that begins between the flush and its commit is of no worth when the change is
+    undone, and neither is one that was ended past the ORM and not met since."""
+    row: Any = device if name == "confirmed" else alice
+    async with sessions() as session:
+        setattr(await session.get_one(type(row), row.id), name, False)
+        await session.flush()
+        begun = await otp.sessions.begin(alice, device)
+        await session.commit()
+    await write(sessions, "the ORM", row, name, True)
+    other = await otp.sessions.begin(alice, device)
+    assert await worth(otp, other.token) == (alice.id, device.id)
+    expected = (alice.id, None) if name == "confirmed" else None
+    assert await worth(otp, begun.token) == expected
+    await write(sessions, "SQL", row, name, False)
+    await write(sessions, "the ORM", row, name, True)
+    assert await worth(otp, other.token) == expected
+
+
+@pytest.mark.parametrize("name", ["confirmed", "is_active"])
+async def test_an_expression(
+    otp: OTP, sessions: Sessions, alice: User, device: TOTPDevice, name: str
+) -> None:
+    """A host may give a row an expression of the database's for a value."""
+    row: Any = device if name == "confirmed" else alice
+    begun = await otp.sessions.begin(alice, device)
+    await write(sessions, "the ORM", row, name, false())
+    await write(sessions, "SQL", row, name, True)
+    assert await worth(otp, begun.token) == ((alice.id, None) if name == "confirmed" else None)
 
 
 async def test_other_changes_end_nothing(

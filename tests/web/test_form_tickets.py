@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import time_machine
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from starlette_otp import OTP
@@ -30,6 +30,7 @@ from tests.support import (
     csrf_of,
     door,
     make_app,
+    make_static,
     make_totp,
     make_user,
     totp_token,
@@ -223,6 +224,51 @@ async def test_two_copies_with_one_token(ticketed: Browser, otp: OTP, sessions: 
     for copy in copies:
         await copy.aclose()
     assert await tickets(sessions) == 0
+
+
+async def test_copies_with_a_token_each(
+    ticketed: Browser, otp: OTP, sessions: Sessions, alice: User
+) -> None:
+    """Of a ticket's copies that bring good tokens at once, each another one, one is let in; the
+    others are asked for the password."""
+    _, made_tokens = await make_static(sessions, alice, None, None, None)
+    assert codes(await ticketed.log_in()) == ["token_required"]
+    copies = [copy_of(ticketed, otp) for _ in made_tokens]
+    pages = [await copy.get(LOGIN) for copy in copies]
+    posts = [
+        copy.post(
+            LOGIN, data={"csrf_token": csrf_of(page), "username": "alice", "otp_token": token}
+        )
+        for copy, page, token in zip(copies, pages, made_tokens, strict=True)
+    ]
+    answers = await asyncio.gather(*posts)
+    assert sum([(await copy.state())["verified"] for copy in copies]) == 1
+    refused = [codes(answer) for answer in answers if answer.status_code == 200]
+    assert refused == [["password_required"]] * 2
+    for copy in copies:
+        await copy.aclose()
+
+
+@pytest.mark.parametrize("last_used_at", [None, datetime(2100, 1, 1, tzinfo=UTC)])
+@pytest.mark.parametrize("goes", [False, True])
+async def test_a_use_counts_whatever_the_other_devices_are(
+    ticketed: Browser,
+    sessions: Sessions,
+    otp: OTP,
+    alice: User,
+    last_used_at: datetime | None,
+    goes: bool,
+) -> None:
+    """A use kills it though another device was used by a clock that was ahead, and for good, also
+    when the device that was used goes past the ORM."""
+    await make_totp(sessions, alice, last_used_at=last_used_at)
+    other = await make_totp(sessions, alice, secret=b"another secret of hers")
+    assert codes(await ticketed.log_in()) == ["token_required"]
+    assert await otp.verify_token(alice, other.persistent_id, token_at(other)) == other
+    if goes:
+        async with sessions.begin() as session:
+            await session.execute(delete(Device).where(Device.id == other.id))
+    assert codes(await submit(ticketed)) == ["password_required"]
 
 
 async def test_a_device_that_was_used_by_a_clock_ahead(

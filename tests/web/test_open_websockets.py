@@ -242,6 +242,31 @@ async def test_it_is_asked_again_for_a_message(
         await socket.close()
 
 
+async def ask_anybody(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for _ in websocket.iter_text():
+        await websocket.send_text(str(await still_verified(websocket)))
+
+
+async def test_a_token_from_before_a_verification_stays_unverified(
+    otp: OTP, alice: User, device: TOTPDevice
+) -> None:
+    """A websocket that a copy of the cookie opened, before the verification or in the 30 seconds
+    after it, is not verified by its owner's token."""
+    app = make_app(otp, door(otp, alice), WebSocketRoute("/ask", ask_anybody))
+    async with Browser(app) as browser:
+        await browser.get("/enter")
+        stolen = browser.cookie
+        before = Socket(app, stolen)
+        assert not await before.ask()
+        answer = await browser.submit("/account/login", otp_token=totp_token())
+        assert answer.status_code == 303
+        after, owners = Socket(app, stolen), Socket(app, browser.cookie)
+        assert [await socket.ask() for socket in (before, after, owners)] == [False, False, True]
+        for socket in (before, after, owners):
+            await socket.close()
+
+
 async def test_a_log_out_ends_it_and_a_new_token_does_not(
     otp: OTP, engine: AsyncEngine, alice: User, device: TOTPDevice
 ) -> None:
