@@ -244,7 +244,12 @@ class SessionRows:
         """
         row, device = self._columns, table_of(self.device_model).c
         held = or_(self._is_held(row.token_digest), self._is_former(row))
-        mine = row.id == bindparam("otp__session"), held
+        still: Any = bindparam("otp__still", type_=row.device_id.type)
+        mine = (
+            row.id == bindparam("otp__session"),
+            held,
+            or_(still.is_(None), row.device_id == still),
+        )
         its_device = device.id == bindparam("otp__device_id"), device.confirmed
         owner: Any = bindparam("otp__owner")
         values: Any = {row[name]: bindparam(f"otp__{name}") for name in _RENEWED}

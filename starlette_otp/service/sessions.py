@@ -220,16 +220,31 @@ class Sessions:
         return Begun(token, made[0][0], row["verified_at"])
 
     async def renew(
-        self, user: Any, device: Any, session_id: int, former_token: object, user_agent: str = ""
+        self,
+        user: Any,
+        device: Any,
+        session_id: int,
+        former_token: object,
+        user_agent: str = "",
+        verified_at: datetime | None = None,
     ) -> Begun:
         """Give a session a new token and the device that has just verified its user (ASVS 7.2.4).
+
+        Args:
+            user: whose session it is.
+            device: what verified it.
+            session_id: its row.
+            former_token: what the client holds.
+            user_agent: the client's name.
+            verified_at: when that was, if not now: the session goes on, and the device has to
+                verify it still.
 
         Raises:
             ValueError: the user is nobody.
             DeviceRejected: the device is not the user's, not confirmed, or gone; or the session
                 has ended.
         """
-        token, row = self._new_row(user, device, None, user_agent)
+        token, row = self._new_row(user, device, verified_at, user_agent)
         # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
         former, now = self._rows.digests(former_token), clock.now()
         row["former_digest"] = former[0] if former else None
@@ -237,6 +252,7 @@ class Sessions:
         self._rows.sign(row, await self._loaded(user))
         values = {**self._rows.named(former), **self._rows.renewed(row)}
         values |= {"otp__now": now, "otp__max_age": self._max_age}
+        values["otp__still"] = None if verified_at is None else row["device_id"]
 
         async def work(unit: Unit) -> int | None:
             mine = {"otp__session": session_id, "otp__owner": row["user_id"]}

@@ -32,13 +32,17 @@ async def log_in(request: Request, user: Any) -> None:
         user: the user whose first factor was accepted.
 
     Raises:
-        DeviceRejected: the user's `otp_device` is not theirs, not confirmed, or gone.
+        DeviceRejected: the user's `otp_device` is not theirs, not confirmed, or gone; or the
+            verified session that was to go on has ended.
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
     device = device_of(user)
     is_same = user is verdict.user and device is verdict.device
-    begun = await _begin(request, verdict, user, device, verdict.verified_at if is_same else None)
+    if is_same and device is not None and verdict.session_id is not None:
+        begun = await _renew(request, verdict, device, verdict.session_id, verdict.verified_at)
+    else:
+        begun = await _begin(request, verdict, user, device)
     noted = request.session.get(NAME_KEY)
     if device is not None:
         remember(request, verdict, user)
@@ -79,9 +83,7 @@ async def login(request: Request, device: Any) -> None:
     if verdict.session_id is None:
         begun = await _begin(request, verdict, user, device)
     else:
-        begun = await otp.sessions.renew(
-            unwrapped(user), device, verdict.session_id, _token(request, verdict), _agent(request)
-        )
+        begun = await _renew(request, verdict, device, verdict.session_id)
     remember(request, verdict, user)
     _enter(request, verdict, begun, device, request.auth.scopes)
     if is_new:
@@ -110,16 +112,22 @@ async def log_out(request: Request) -> None:
         await logged_out(verdict.otp, request, user, device, "log_out")
 
 
-async def _begin(
-    request: Request, verdict: Verdict, user: Any, device: Any, verified_at: Any = None
-) -> Begun:
+async def _begin(request: Request, verdict: Verdict, user: Any, device: Any) -> Begun:
     return await verdict.otp.sessions.begin(
         unwrapped(user),
         device,
-        verified_at=verified_at,
         user_agent=_agent(request),
         former_token=_token(request, verdict),
         former_id=verdict.session_id,
+    )
+
+
+async def _renew(
+    request: Request, verdict: Verdict, device: Any, session_id: int, verified_at: Any = None
+) -> Begun:
+    user, token = unwrapped(verdict.user), _token(request, verdict)
+    return await verdict.otp.sessions.renew(
+        user, device, session_id, token, _agent(request), verified_at
     )
 
 

@@ -300,3 +300,41 @@ async def test_of_two_verifications_of_one_session_the_later_is_the_device(
             await session.execute(update(TOTPDevice).values(confirmed=False))
             assert await session.scalar(select(func.count()).select_from(OTPSession)) == 1
         assert await browser.state() == verified_by(second)
+
+
+@pytest.mark.parametrize("how", ["log_out", "revoke_user", "revoke_device", "unconfirm"])
+async def test_a_session_that_ended_does_not_go_on(
+    otp: OTP, sessions: Sessions, alice: User, how: str
+) -> None:
+    """`log_in(request, request.user)` in a view that took its time brings nothing back that a
+    log-out or a revocation has ended meanwhile."""
+    device = await make_totp(sessions, alice)
+
+    async def change_password(request: Request) -> Response:
+        if how == "log_out":
+            await otp.sessions.end(request.cookies["otp_session"])
+        elif how == "unconfirm":
+            async with sessions.begin() as session:
+                row = await session.get(type(device), device.id)
+                row.confirmed = False
+            async with sessions.begin() as session:
+                row = await session.get(type(device), device.id)
+                row.confirmed = True
+        else:
+            await otp.revoke_sessions(alice if how == "revoke_user" else device)
+        with pytest.raises(DeviceRejected):
+            await log_in(request, request.user)
+        return PlainTextResponse("refused")
+
+    async def go_on(request: Request) -> Response:
+        await log_in(request, request.user)
+        return PlainTextResponse("on")
+
+    routes = Route("/change", change_password), Route("/on", go_on)
+    async with Browser(make_app(otp, door(otp, alice, device), *routes)) as browser:
+        await browser.get("/enter")
+        before = browser.cookie
+        assert (await browser.get("/on")).text == "on"
+        assert (browser.cookie != before, await browser.state()) == (True, verified_by(device))
+        assert (await browser.get("/change")).text == "refused"
+        assert (await browser.state())["verified"] is False
