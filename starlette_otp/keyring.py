@@ -17,8 +17,8 @@ from starlette.datastructures import Secret
 from starlette_otp.exceptions import ConfigurationError
 
 MIN_KEY_LENGTH = 32
-# A key of decimal digits, drawn at random, has fewer once in a thousand times.
-_MIN_DIFFERENT = 8
+# A key of decimal digits, drawn at random, has fewer once in millions of times.
+_MIN_DIFFERENT = 6
 
 
 class Keyring:
@@ -136,7 +136,7 @@ class Keyring:
 
 
 def _is_guessable(secret_key: str) -> bool:
-    """Whether a key has under 8 different characters, or is a short text over and over."""
+    """Whether a key has under 6 different characters, or is a short text over and over."""
     return len(set(secret_key)) < _MIN_DIFFERENT or secret_key in (secret_key * 2)[1:-1]
 
 
