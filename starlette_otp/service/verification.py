@@ -160,9 +160,15 @@ class Verification:
             return None
 
         async def work(unit: Unit) -> Attempt | None:
-            rows = await unit.load(self._lock, id=number, kind=kind, owner=owner)
+            values = {"id": number, "kind": kind, "owner": owner}
+            rows = await unit.load(self._lock, **values)
+            device = _named(number, rows)
+            if device is not None and device.secret_digest != rows[0][2]:
+                # Written while we waited, as by a rotation of keys: a row of the same secret that
+                # was written with it is no longer what the statement has looked for.
+                rows = await unit.load(self._lock, **values)
+                device = _named(number, rows)
             devices = [row[0] for row in rows]
-            device = next((device for device in devices if device.id == number), None)
             if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
             device.asking_browser = asking_browser
@@ -205,7 +211,8 @@ class Verification:
     @cached_property
     def _lock(self) -> Statement:
         """The device, and after it or before it those that have the same secret, in the order of
-        their ids; each with the wrong tokens since the user's last success."""
+        their ids; each with the wrong tokens since the user's last success, and with the digest of
+        the moment before a lock was waited for."""
         model, table = self._device_model, table_of(self._device_model)
         named, columns = table.alias("named"), table.c
         digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
@@ -220,6 +227,7 @@ class Verification:
             lambda *what: make(*what).with_for_update(),
             model,
             _failures_since_success(table),
+            digest.scalar_subquery().label("former_digest"),
             for_session=lambda *what: locked(make(*what)),
         )
 
@@ -265,6 +273,10 @@ def _words(attempt: Attempt) -> str:
     if attempt.is_repeated:
         return "came twice by one click (%s)"
     return "was accepted (%s)" if attempt.reason is None else "was refused (%s, %s)"
+
+
+def _named(number: int, rows: Sequence[Sequence[Any]]) -> Any | None:
+    return next((row[0] for row in rows if row[0].id == number), None)
 
 
 def _mine(table: Any) -> Sequence[Any]:
