@@ -68,7 +68,7 @@ class HOTPDeviceMixin(OTPAuthMixin):
         """Take over a counter that is further on from a device whose tokens are the same."""
         if (
             isinstance(twin, HOTPDeviceMixin)
-            and self.algorithm == twin.algorithm
+            and (self.algorithm or "SHA1") == (twin.algorithm or "SHA1")
             and (twin.counter or 0) > (self.counter or 0)
         ):
             self.counter = twin.counter

@@ -92,12 +92,13 @@ class TOTPDeviceMixin(OTPAuthMixin):
     def spend_with(self, twin: DeviceMixin) -> None:
         """Take over a newer `last_t` from a device whose tokens are the same.
 
-        One that a wrong clock has put far ahead stays that device's alone.
+        A step's token is the same whatever its length and where the count begins. One that a wrong
+        clock has put far ahead stays that device's alone.
         """
         if (
             isinstance(twin, TOTPDeviceMixin)
-            and (self.step, self.t0, self.algorithm) == (twin.step, twin.t0, twin.algorithm)
-            and self._last_t < twin._last_t <= twin._newest
+            and (self.algorithm or "SHA1") == (twin.algorithm or "SHA1")
+            and self._last_t < twin._last_t <= min(twin._newest, self._newest + oath.MAX_DRIFT)
         ):
             self.last_t = twin.last_t
 

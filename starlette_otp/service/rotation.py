@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from sqlalchemy import func, select, update
+from sqlalchemy import and_, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.owner import table_of
@@ -52,8 +52,8 @@ async def rotate_keys(otp: Sealed, size: int = 100) -> AsyncIterator[Batch]:
     transaction.
 
     It may be stopped and started again at any time, and the application may go on meanwhile: rows
-    are locked by batches, and those that are done are passed over. Rows of kinds that the host does
-    not declare are rewritten, too.
+    are locked by batches, those of one secret of a user's together, and those that are done are
+    passed over. Rows of kinds that the host does not declare are rewritten, too.
     """
     last_id = 0
     while True:
@@ -70,18 +70,25 @@ async def _rotate_batch(otp: Sealed, after: int, size: int) -> Batch | None:
     columns = [devices.c[name] for name in names]
     ahead = select(devices.c.id).where(devices.c.id > after, devices.c.sealed_secret.is_not(None))
     ahead = ahead.order_by(devices.c.id).limit(size)
+    mine, other = devices.alias(), devices.alias()
+    is_twin = and_(*(other.c[name] == mine.c[name] for name in ("user_id", "secret_digest")))
+    twins = select(other.c.id).join(mine, is_twin)
 
     async def work(session: AsyncSession) -> Batch | None:
         # Rows that were deleted while we waited for their locks are no sign that there are no more.
         ids = (await session.scalars(ahead)).all()
         if not ids:
             return None
-        rows = select(*columns).where(devices.c.id.in_(ids), devices.c.sealed_secret.is_not(None))
+        # Between two batches one secret of a user's would have two digests.
+        together = {*ids, *await session.scalars(twins.where(mine.c.id.in_(ids)))}
+        rows = select(*columns).where(devices.c.id.in_(together))
+        rows = rows.where(devices.c.sealed_secret.is_not(None))
         batch = Batch(ids[-1], len(ids), [])
         for row in await session.execute(rows.order_by(devices.c.id).with_for_update()):
             sealed = _reseal(otp, row)
             if sealed is None:
-                batch.unreadable.append(f"{row.kind}/{row.id}")
+                if row.id in ids:
+                    batch.unreadable.append(f"{row.kind}/{row.id}")
             elif sealed != (row.sealed_secret, row.secret_digest):
                 change = update(devices).where(devices.c.id == row.id)
                 values = dict(zip(("sealed_secret", "secret_digest"), sealed, strict=True))

@@ -161,10 +161,17 @@ class Verification:
         if model is None or owner is None:
             return None
 
+        values = {"id": number, "kind": kind, "owner": owner}
+
         async def ask(unit: Unit, lock: Statement) -> Attempt | None:
-            rows = await unit.load(lock, id=number, kind=kind, owner=owner)
+            rows = await unit.load(lock, **values)
+            device = _named(number, rows)
+            if lock is self._lock_all and device and device.secret_digest != rows[0][2]:
+                # Written while we waited, as by a rotation of keys: a row of the same secret that
+                # was written with it is no longer what the statement has looked for.
+                rows = await unit.load(lock, **values)
+                device = _named(number, rows)
             devices = [row[0] for row in rows]
-            device = next((device for device in devices if device.id == number), None)
             if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
             failures_before = rows[0][1] or 0
@@ -224,7 +231,10 @@ class Verification:
         other, this = table.alias("other").c, table.c
         last = func.coalesce(this.last_used_at, text("'-infinity'::timestamptz"))
         counts = other.throttling_failure_timestamp > last
-        matters = or_(counts, other.secret_digest == this.secret_digest)
+        # Of the moment before a lock was waited for, as those of the others.
+        named = table.alias("named")
+        digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
+        matters = or_(counts, other.secret_digest == digest.scalar_subquery())
         count = select(func.count()).where(
             other.user_id == bindparam("owner"), other.id != this.id, matters
         )
@@ -243,7 +253,8 @@ class Verification:
     @cached_property
     def _lock_all(self) -> Statement:
         """The device, and after it or before it those that have the same secret, in the order of
-        their ids; each with the wrong tokens since the user's last success."""
+        their ids; each with the wrong tokens since the user's last success, and with the digest of
+        the moment before a lock was waited for."""
         model, table = self._device_model, table_of(self._device_model)
         named, columns = table.alias("named"), table.c
         digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
@@ -258,6 +269,7 @@ class Verification:
             lambda *what: make(*what).with_for_update(),
             model,
             _failures_since_success(table),
+            digest.scalar_subquery().label("former_digest"),
             for_session=lambda *what: locked(make(*what)),
         )
 
@@ -303,6 +315,10 @@ def _words(attempt: Attempt) -> str:
     if attempt.is_repeated:
         return "came twice by one click (%s)"
     return "was accepted (%s)" if attempt.reason is None else "was refused (%s, %s)"
+
+
+def _named(number: int, rows: Sequence[Sequence[Any]]) -> Any | None:
+    return next((row[0] for row in rows if row[0].id == number), None)
 
 
 def _mine(table: Any) -> Sequence[Any]:

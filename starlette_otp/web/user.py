@@ -44,9 +44,11 @@ class RequestUser:
         if name in self.__slots__:  # being copied: there is no user yet to ask
             raise AttributeError(name)
         user = self.__wrapped__
-        if name in _OURS and not is_theirs(user, name):
-            return _OURS[name](user, self._verified_by)
-        return getattr(user, name)
+        if name not in _OURS or is_theirs(user, name):
+            return getattr(user, name)
+        ours = _OURS[name](user, self._verified_by)
+        # Whether they are authenticated a lazy object may know from another that stands behind it.
+        return getattr(user, name, ours) if name in _LACKED else ours
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "otp_device" and not is_theirs(self.__wrapped__, name):
@@ -135,7 +137,8 @@ _OURS: dict[str, Callable[[Any, Any], Any]] = {
     "is_authenticated": lambda user, device: True,
     "display_name": lambda user, device: str(getattr(user, "username", "")),
 }
-
+_LACKED = ("is_authenticated", "display_name")
+"""Those that say nothing of a device: ours only for want of the host's."""
 
 _has_own: Callable[[Any, str], bool] = cache(has_own)
 

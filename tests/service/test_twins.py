@@ -6,13 +6,15 @@ from typing import Any
 
 import pytest
 import time_machine
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starlette_otp import OTP
 from starlette_otp.devices import VerificationFailure
 from starlette_otp.models import Device, HOTPDevice, TOTPDevice, User
+from starlette_otp.service.rotation import rotate_keys
 from starlette_otp.testing import make_device, token_at
-from tests.support import SECRET_KEY, Sessions, Statements, reload
+from tests.support import OTHER_KEY, SECRET_KEY, Sessions, Statements, reload
 
 SECRET = b"the secret of two rows"
 KINDS = [TOTPDevice, HOTPDevice]
@@ -110,6 +112,24 @@ async def test_others_do_not_follow(
     assert one.secret_digest != theirs.secret_digest
 
 
+async def test_tokens_are_the_same_wherever_the_count_begins(
+    otp: OTP, alice: User, engine: AsyncEngine, stopped_clock: Any
+) -> None:
+    """A row whose `t0` is another has the same tokens a step later; one without the values that
+    a device starts with has them all the same."""
+    one = await make_device(otp, alice, TOTPDevice, secret=SECRET)
+    late = await make_device(otp, alice, TOTPDevice, secret=SECRET, t0=30)
+    bare = await make_device(otp, alice, TOTPDevice, secret=SECRET)
+    async with engine.begin() as connection:
+        nulls = "UPDATE otp_device SET algorithm = NULL, step = NULL, t0 = NULL WHERE id = :id"
+        await connection.execute(text(nulls), {"id": bare.id})
+    token = token_at(one)
+    assert await otp.verify_token(alice, one.persistent_id, token) == one
+    for other in (late, bare):
+        attempt = await otp.attempt(alice, token, other.persistent_id)
+        assert attempt.reason is VerificationFailure.REPLAYED
+
+
 async def test_a_secret_that_is_replaced(otp: OTP, alice: User, twins: list[Any]) -> None:
     """Rows part when one of them gets another secret."""
     one, other = twins
@@ -148,6 +168,45 @@ async def test_one_token_at_both_rows_at_once(
     assert sum(found is not None for found in await asyncio.gather(*uses)) == 1
 
 
+@pytest.mark.parametrize("size", [1, 100])
+async def test_while_keys_rotate(
+    otp: OTP, sessions: Sessions, alice: User, twins: list[Any], size: int
+) -> None:
+    """Half-way through a rotation two rows of one secret still know each other, and so they do in
+    two attempts that have waited for its commit."""
+    otps = [OTP(sessions, Device, secret_key=[OTHER_KEY, SECRET_KEY]) for _ in range(3)]
+    written, go = asyncio.Event(), asyncio.Event()
+    rotating = otps[0].transactions
+    write = rotating.write
+
+    async def write_and_wait(work: Any) -> Any:
+        async def and_wait(session: Any) -> Any:
+            batch = await work(session)
+            written.set()
+            await go.wait()
+            return batch
+
+        return await write(and_wait)
+
+    rotating.write = write_and_wait  # type: ignore[method-assign]
+    batches: Any = rotate_keys(otps[0], size)
+    first = asyncio.ensure_future(anext(batches))
+    await written.wait()
+    token = token_at(twins[0])
+    uses = [
+        asyncio.create_task(own.verify_token(alice, twin.persistent_id, token))
+        for own, twin in zip(otps[1:], twins, strict=True)
+    ]
+    await blocked(otp, len(uses))
+    go.set()
+    await first
+    assert sum(found is not None for found in await asyncio.gather(*uses)) == 1
+    await forgive(otp, twins)
+    for twin in twins:
+        assert await otps[1].verify_token(alice, twin.persistent_id, token) is None
+    await batches.aclose()
+
+
 async def test_what_twins_cost(
     otp: OTP, engine: AsyncEngine, alice: User, twins: list[Any]
 ) -> None:
@@ -161,6 +220,14 @@ async def test_what_twins_cost(
     assert await otp.verify_token(alice, twins[0].persistent_id, token) is None
     verbs = [statement.split()[0] for statement in statements]
     assert verbs == ["SELECT", "SELECT", "UPDATE", "UPDATE", "SELECT", "SELECT", "UPDATE"]
+
+
+async def blocked(otp: OTP, count: int) -> None:
+    """Wait until so many transactions wait for a lock."""
+    query = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+    async with asyncio.timeout(30):
+        while await otp.read(lambda session: session.scalar(query)) < count:
+            await asyncio.sleep(0.01)
 
 
 async def forgive(otp: OTP, devices: list[Any]) -> None:

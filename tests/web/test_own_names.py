@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import Mapped, mapped_column
+from starlette.authentication import UnauthenticatedUser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -125,3 +126,24 @@ def test_an_object_from_another_request_is_not_verified_by_it() -> None:
     assert attach(kept, None).otp_device is None
     theirs = attach(SimpleNamespace(is_verified=False), object())
     assert theirs.is_verified is False
+
+
+class Lazy:
+    """Stands before a user who is found when asked for, as Werkzeug's LocalProxy does."""
+
+    def __init__(self, user: Any) -> None:
+        self._user = user
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._user, name)
+
+
+def test_a_lazy_object_says_itself_who_is_authenticated() -> None:
+    """Nobody stays nobody; what verified a user is ours to say."""
+    assert attach(Lazy(UnauthenticatedUser()), None).is_authenticated is False
+    device = object()
+    bare = attach(Lazy(SimpleNamespace(username="alice")), device)
+    assert (bare.is_authenticated, bare.display_name) == (True, "alice")
+    kept = attach(SimpleNamespace(username="alice"), device, own=True)
+    assert attach(Lazy(kept), None).otp_device is None
+    assert not attach(Lazy(kept), None).is_verified()
