@@ -49,6 +49,7 @@ def unsent(orig: BaseException) -> DBAPIError:
         (wrapped(asyncpg.QueryCanceledError()), True),
         (wrapped(asyncpg.LockNotAvailableError()), True),
         (wrapped(asyncpg.ReadOnlySQLTransactionError()), True),
+        (wrapped(asyncpg.DeadlockDetectedError()), True),
         (unsent(asyncpg.InvalidCatalogNameError()), True),
         (unsent(asyncpg.InvalidPasswordError()), True),
         (unsent(asyncpg.ObjectNotInPrerequisiteStateError()), True),
@@ -64,7 +65,8 @@ def unsent(orig: BaseException) -> DBAPIError:
 )
 def test_what_is_away(exc: Exception, away: bool) -> None:
     """Away is what fails while a connection is made, and what says "not now": the pool's time-out,
-    SQLSTATE classes 08, 53, 57P, a lock or a statement that took too long, a standby."""
+    SQLSTATE classes 08, 53, 57P, a lock or a statement that took too long, a deadlock, a
+    standby."""
     assert is_away(exc) is away
 
 

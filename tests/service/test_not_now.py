@@ -135,3 +135,32 @@ async def test_a_deadlock_is_tried_again(
         await began.wait()
         await rival.execute(text(f"SELECT FROM otp_device WHERE id = {device.id} FOR UPDATE"))
     assert await task == "done"
+
+
+async def test_a_second_deadlock_is_not_now(
+    site: OTP, engine: AsyncEngine, alice: User, device: TOTPDevice, sessions: Sessions
+) -> None:
+    """Who loses again is told to come again, and not that something is wrong."""
+    other = await make_totp(sessions, alice, name="other")
+    await configure(engine, "deadlock_timeout = '50ms'")
+    began: asyncio.Queue[None] = asyncio.Queue()
+    waiting = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+
+    async def work(session: AsyncSession) -> None:
+        await session.execute(text(f"SELECT FROM otp_device WHERE id = {device.id} FOR UPDATE"))
+        began.put_nowait(None)
+        while not await session.scalar(waiting):
+            await asyncio.sleep(0.01)
+        await session.execute(text(f"SELECT FROM otp_device WHERE id = {other.id} FOR UPDATE"))
+
+    task = None
+    for _ in range(2):
+        async with engine.begin() as rival:
+            await rival.execute(text("SET LOCAL deadlock_timeout = '10s'"))
+            await rival.execute(text(f"SELECT FROM otp_device WHERE id = {other.id} FOR UPDATE"))
+            task = task or asyncio.create_task(site.write(work))
+            await began.get()
+            await rival.execute(text(f"SELECT FROM otp_device WHERE id = {device.id} FOR UPDATE"))
+    assert task is not None
+    with pytest.raises(DatabaseUnavailable):
+        await task
