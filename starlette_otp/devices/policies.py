@@ -77,6 +77,8 @@ class ThrottlingMixin:
     throttling_failure_timestamp: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     turned_away_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When the first attempt since the last failure was not even tried."""
+    failures_told: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How many of the failures were counted before the user's last success at another device."""
 
     @property
     def failures_before(self) -> int:
@@ -153,7 +155,7 @@ class ThrottlingMixin:
 
     def throttle_reset(self) -> None:
         """Forget all failures; the caller commits."""
-        self.throttling_failure_count = 0
+        self.throttling_failure_count = self.failures_told = 0
         self.throttling_failure_timestamp = self.turned_away_at = None
 
     def turn_away(self) -> bool:

@@ -43,6 +43,8 @@ class Attempt:
         newly_confirmed: the device was unconfirmed before.
         is_repeated: it is the click that a device accepted moments ago, sent again: it verifies
             nothing, and is not counted.
+        others_failed: others of the user's devices may have counted failures since the last
+            success, which are told with this one.
     """
 
     device: Any | None = None
@@ -52,6 +54,7 @@ class Attempt:
     chosen: Any | None = None
     newly_confirmed: bool = False
     is_repeated: bool = False
+    others_failed: bool = False
 
 
 def is_repeated(device: DeviceMixin, marks: Sequence[str]) -> bool:
@@ -83,8 +86,13 @@ def failures_since_success(devices: Sequence[DeviceMixin]) -> int:
     for device in devices:
         failed_at = device.throttling_failure_timestamp
         if failed_at is not None and (used is None or failed_at > used):
-            counts.append(device.throttling_failure_count)
+            counts.append(untold_failures(device))
     return max(counts)
+
+
+def untold_failures(device: DeviceMixin) -> int:
+    """What a device has counted since its user's last success."""
+    return (device.throttling_failure_count or 0) - (device.failures_told or 0)
 
 
 async def ask_one(
@@ -199,7 +207,8 @@ async def ask_all(
         twins = twins_of(found, of_secret[found.secret_digest])
         await _leave_alone(session, [other for other in asked if other is not found], twins)
         _accept(found, marks, twins, failures_since_success(devices))
-        return Attempt(found)
+        others = [device for device in devices if device is not found]
+        return Attempt(found, others_failed=any(map(untold_failures, others)))
     if asked:
         reason = _wrong(any(device.is_replay(token) for device in asked))
         await _count_failures(session, asked)

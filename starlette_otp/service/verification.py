@@ -6,11 +6,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Select, Table, bindparam, func, or_, select, text
+from sqlalchemy import Select, Table, bindparam, func, inspect, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
@@ -27,6 +28,7 @@ from starlette_otp.service.attempts import (
     ask_one,
     is_repeated,
     twins_of,
+    untold_failures,
 )
 from starlette_otp.service.plain import overrides_ours
 from starlette_otp.service.rows import Statement, Unit
@@ -108,7 +110,10 @@ class Verification:
             )
         if device_id is None or (attempt is None and or_any):
             attempt = await self._ask_any(user, token, marks, asking_browser)
-        return await self._tell(user, owner, attempt or _NO_DEVICE, address, agent)
+        attempt = attempt or _NO_DEVICE
+        if attempt.device is not None and attempt.others_failed:
+            await self._note_told(owner, attempt.device)
+        return await self._tell(user, owner, attempt, address, agent)
 
     def is_repeated(self, device: Any, token: str, browser: str | None) -> bool:
         """Whether the device, as it was loaded, accepted this token from this browser just now."""
@@ -178,7 +183,7 @@ class Verification:
             if lock is self._lock_alone:
                 if failures_before:
                     return _NOT_ALONE
-                failures_before = device.throttling_failure_count
+                failures_before = untold_failures(device)
             device.asking_browser = asking_browser
             attempt = await ask_one(
                 device,
@@ -204,10 +209,28 @@ class Verification:
                 alone = await run("READ COMMITTED", plain, lambda u: ask(u, self._lock_alone))
                 if alone is not _NOT_ALONE:
                     return alone
-                return await run("READ COMMITTED", plain, lambda u: ask(u, self._lock_all))
+                found = await run("READ COMMITTED", plain, lambda u: ask(u, self._lock_all))
+                return found and replace(found, others_failed=True)
             except DatabaseUnavailable:
                 turn.away_at = time.monotonic()
                 raise
+
+    async def _note_told(self, owner: Any, device: Any) -> None:
+        """Note of the user's other devices what they had counted at this success.
+
+        After the commit, with no row locked: it is no more than a number in a message.
+        """
+        table = table_of(self._device_model)
+        row = table.c
+        untold = row.throttling_failure_count > row.failures_told
+        query = update(table).where(row.user_id == owner, row.id != device.id, untold)
+        query = query.values(failures_told=row.throttling_failure_count)
+        mapper = {"mapper": inspect(self._device_model)}
+
+        async def work(session: AsyncSession) -> None:
+            await session.execute(query, bind_arguments=mapper)
+
+        await self._transactions.read(work)
 
     def _turn(self, owner: Any, number: int) -> _Turn:
         """The queue of this process for one device.
@@ -333,7 +356,8 @@ def _failures_since_success(table: Table) -> Any:
     owner: Any = bindparam("owner")
     last = select(func.max(used.c.last_used_at)).where(used.c.user_id == owner).scalar_subquery()
     since = func.coalesce(last, text("'-infinity'::timestamptz"))
-    count = select(func.max(failing.c.throttling_failure_count)).where(
+    untold = failing.c.throttling_failure_count - failing.c.failures_told
+    count = select(func.max(untold)).where(
         failing.c.user_id == owner, failing.c.throttling_failure_timestamp > since
     )
     return count.scalar_subquery().label("failures_before")

@@ -219,7 +219,7 @@ async def test_what_twins_cost(
     assert await otp.verify_token(alice, twins[1].persistent_id, token) == twins[1]
     assert await otp.verify_token(alice, twins[0].persistent_id, token) is None
     verbs = [statement.split()[0] for statement in statements]
-    assert verbs == ["SELECT", "SELECT", "UPDATE", "UPDATE", "SELECT", "SELECT", "UPDATE"]
+    assert verbs == ["SELECT", "SELECT", "UPDATE", "UPDATE", "UPDATE", "SELECT", "SELECT", "UPDATE"]
 
 
 async def blocked(otp: OTP, count: int) -> None:
