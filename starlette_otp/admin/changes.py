@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.requests import Request
 
 from starlette_otp import signals
-from starlette_otp.devices.base import locked
+from starlette_otp.devices.locking import locked
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.web.verdict import verdict_of
 

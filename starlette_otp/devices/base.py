@@ -1,11 +1,10 @@
-"""DeviceMixin: the table `otp_device`, persistent ids, and the contract to verify and challenge."""
+"""DeviceMixin: the table `otp_device`, and the contract to verify and challenge."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from jinja2 import Environment
 from sqlalchemy import (
@@ -16,7 +15,6 @@ from sqlalchemy import (
     false,
     inspect,
     select,
-    text,
 )
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import (
@@ -25,11 +23,11 @@ from sqlalchemy.orm import (
     declared_attr,
     has_inherited_table,
     mapped_column,
-    selectinload,
     validates,
 )
 
 from starlette_otp import clock
+from starlette_otp.devices.locking import locked, require_read_committed
 from starlette_otp.devices.owner import (
     convert_key,
     is_clean_text,
@@ -37,6 +35,7 @@ from starlette_otp.devices.owner import (
     table_of,
     user_id_column,
 )
+from starlette_otp.devices.persistent_id import parse_persistent_id
 from starlette_otp.devices.policies import (
     CooldownMixin,
     Permission,
@@ -44,10 +43,7 @@ from starlette_otp.devices.policies import (
     TimestampMixin,
 )
 from starlette_otp.devices.sealing import SealedSecretMixin
-from starlette_otp.exceptions import ConfigurationError, TransactionRequired
-
-_PERSISTENT_ID = re.compile(r"([a-z][a-z0-9_.-]{0,31})/([1-9][0-9]{0,17})", re.ASCII)
-_Row = TypeVar("_Row", bound="DeviceMixin")
+from starlette_otp.exceptions import ConfigurationError
 
 
 class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
@@ -367,62 +363,3 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         if message is not None and isinstance(self, CooldownMixin):
             self.cooldown_set()
         return message
-
-
-def parse_persistent_id(persistent_id: object) -> tuple[str, int]:
-    """Kind and id of a persistent id; `("", 0)`, which names nothing, for any garbage."""
-    found = _PERSISTENT_ID.fullmatch(persistent_id) if isinstance(persistent_id, str) else None
-    return (found[1], int(found[2])) if found else ("", 0)
-
-
-def check_device_id(device_id: object) -> None:
-    """Refuse what can be no persistent id because it is something else, as the device itself.
-
-    None is what a form without the field gives, and names no device.
-
-    Raises:
-        TypeError: it is neither a str nor None.
-    """
-    if device_id is not None and not isinstance(device_id, str):
-        raise TypeError(
-            f"A device is named by its persistent_id, a str, not by {type(device_id).__name__}."
-        )
-
-
-def locked(query: Select[_Row]) -> Select[_Row]:
-    """`query`, locking its rows; an instance the session already had is read anew, too.
-
-    Its first column is the entity. Nothing is joined: after waiting for a lock PostgreSQL hands
-    back joined rows of the old snapshot. What a host's mapping would join is read by a statement
-    of its own, after the lock.
-    """
-    entity = query.column_descriptions[0]
-    mappers: Iterable[Mapper[Any]] = inspect(entity["entity"]).self_and_descendants
-    joined = [
-        selectinload(getattr(mapper.class_, relation.key))
-        for mapper in mappers
-        for relation in mapper.relationships
-        if relation.parent is mapper and relation.lazy in ("joined", False)
-    ]
-    query = query.options(*joined).with_for_update()
-    return query.execution_options(populate_existing=True)
-
-
-async def require_read_committed(session: AsyncSession, model: type[DeviceMixin]) -> None:
-    """Refuse a session in which a lock on rows of `model` would not help.
-
-    AUTOCOMMIT drops the lock at once, and above READ COMMITTED a transaction that waited for the
-    lock still sees the row as it was, or fails and takes the count of failures with it.
-
-    Raises:
-        TransactionRequired: as said.
-    """
-    connection = await session.connection(bind_arguments={"mapper": inspect(model)})
-    raw = (await connection.get_raw_connection()).dbapi_connection
-    level = "autocommit"
-    if raw is not None and not connection.dialect.detect_autocommit_setting(raw):
-        level = await connection.scalar(text("SHOW transaction_isolation"))
-    if level != "read committed":
-        raise TransactionRequired(
-            f"Devices are locked in a READ COMMITTED transaction; this session's is {level}."
-        )

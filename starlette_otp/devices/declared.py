@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlalchemy import inspect
 
-from starlette_otp.devices.base import DeviceMixin, parse_persistent_id
+from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import user_key_column
+from starlette_otp.devices.persistent_id import parse_persistent_id
 from starlette_otp.devices.policies import CooldownMixin
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
-from starlette_otp.devices.base import locked
+from starlette_otp.devices.locking import locked
 from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
 from starlette_otp.exceptions import DeliveryFailed, described
 from starlette_otp.service.enrolment import one_of

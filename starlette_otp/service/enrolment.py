@@ -11,13 +11,9 @@ from sqlalchemy import ColumnElement, Select, delete, false, func, inspect, sele
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock, signals
-from starlette_otp.devices.base import (
-    check_device_id,
-    locked,
-    parse_persistent_id,
-    require_read_committed,
-)
+from starlette_otp.devices.locking import locked, require_read_committed
 from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.persistent_id import check_device_id, parse_persistent_id
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, TooManyPending, TransactionRequired
 from starlette_otp.service.transactions import Transactions

@@ -15,9 +15,10 @@ from sqlalchemy import Select, Table, bindparam, func, inspect, or_, select, tex
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
-from starlette_otp.devices.base import check_device_id, locked, parse_persistent_id
 from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.locking import locked
 from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.persistent_id import check_device_id, parse_persistent_id
 from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import DatabaseUnavailable

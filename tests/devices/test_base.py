@@ -8,7 +8,8 @@ from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 
 from starlette_otp import OTP, TransactionRequired
-from starlette_otp.devices.base import locked, parse_persistent_id, require_read_committed
+from starlette_otp.devices.locking import locked, require_read_committed
+from starlette_otp.devices.persistent_id import parse_persistent_id
 from starlette_otp.models import Base, Device, StaticDevice, TOTPDevice, User
 from tests.hosts import make_host
 from tests.support import (
