@@ -10,7 +10,6 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
-    Delete,
     Interval,
     Select,
     Table,
@@ -227,8 +226,9 @@ class SessionRows:
         own = self._columns.token_digest
         again = literal(row["token_digest"], own.type)
         query = query.on_conflict_do_update(index_elements=[own], set_={own.name: again})
-        gone = delete(self.table).where(replaced, accepted)
-        return _beside(gone, query.returning(self._columns.id))
+        made = query.returning(self._columns.id).cte("made")
+        gone = delete(self.table).where(replaced, accepted).cte("gone")
+        return select(*made.c).add_cte(gone)
 
     def accepts(self, device_id: int, owner: Any) -> ColumnElement[bool]:
         """Whether that device may verify that user, as a part of a statement."""
@@ -338,15 +338,6 @@ def _defaults(table: Table, given: dict[Any, Any]) -> dict[Any, Any]:
         value = default.arg(_Context(known)) if default.is_callable else default.arg
         made[column] = known[column.key] = value
     return made
-
-
-def _beside(gone: Delete, changed: Any) -> Select[Any]:
-    """Both in one statement, which gives what `changed` returns.
-
-    Of several that change rows SQLAlchemy knows the `onupdate` of the last one, as this is.
-    """
-    made = changed.cte("changed")
-    return select(*made.c).add_cte(gone.cte("gone"))
 
 
 def _whose(digest: str, former_digest: str | None, owner: Any, password_hash: str) -> str:

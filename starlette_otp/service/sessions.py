@@ -187,7 +187,6 @@ class Sessions:
         user: Any,
         device: Any | None = None,
         *,
-        verified_at: datetime | None = None,
         user_agent: str = "",
         former_token: object = None,
         former_id: int | None = None,
@@ -197,7 +196,6 @@ class Sessions:
         Args:
             user: whose session it is.
             device: what verifies it, or None.
-            verified_at: when that was; now unless given.
             user_agent: the client's name.
             former_token: what the client held before.
             former_id: the row of that session, where it is known.
@@ -206,7 +204,7 @@ class Sessions:
             ValueError: the user is nobody.
             DeviceRejected: the device is not the user's, not confirmed, or gone.
         """
-        token, row = self._new_row(user, device, verified_at, user_agent)
+        token, row = self._new_row(user, device, None, user_agent)
         self._rows.sign(row, await self._loaded(user))
         owner, former = row["user_id"], self._rows.row_of(former_token, former_id)
         replaced = or_(false() if former is None else former, self._rows.tickets_of(owner))

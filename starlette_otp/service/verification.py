@@ -255,10 +255,7 @@ class Verification:
         other, this = table.alias("other").c, table.c
         last = func.coalesce(this.last_used_at, text("'-infinity'::timestamptz"))
         counts = other.throttling_failure_timestamp > last
-        # Of the moment before a lock was waited for, as those of the others.
-        named = table.alias("named")
-        digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
-        matters = or_(counts, other.secret_digest == digest.scalar_subquery())
+        matters = or_(counts, other.secret_digest == _digest_before(table))
         count = select(func.count()).where(
             other.user_id == bindparam("owner"), other.id != this.id, matters
         )
@@ -280,11 +277,8 @@ class Verification:
         their ids; each with the wrong tokens since the user's last success, and with the digest of
         the moment before a lock was waited for."""
         model, table = self._device_model, table_of(self._device_model)
-        named, columns = table.alias("named"), table.c
-        digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
-        is_meant = or_(
-            columns.id == bindparam("id"), columns.secret_digest == digest.scalar_subquery()
-        )
+        columns, digest = table.c, _digest_before(table)
+        is_meant = or_(columns.id == bindparam("id"), columns.secret_digest == digest)
 
         def make(*what: Any) -> Select[Any]:
             return select(*what).where(*_mine(table), is_meant).order_by(columns.id)
@@ -293,7 +287,7 @@ class Verification:
             lambda *what: make(*what).with_for_update(),
             model,
             _failures_since_success(table),
-            digest.scalar_subquery().label("former_digest"),
+            digest.label("former_digest"),
             for_session=lambda *what: locked(make(*what)),
         )
 
@@ -348,6 +342,14 @@ def _named(number: int, rows: Sequence[Sequence[Any]]) -> Any | None:
 def _mine(table: Any) -> Sequence[Any]:
     """That a row is of the user and the kind that are asked for."""
     return table.c.user_id == bindparam("owner"), table.c.kind == bindparam("kind")
+
+
+def _digest_before(table: Table) -> Any:
+    """What the named device's `secret_digest` was, as those of others are seen: of the moment
+    before a lock was waited for."""
+    named = table.alias("named")
+    digest = select(named.c.secret_digest).where(*_mine(named), named.c.id == bindparam("id"))
+    return digest.scalar_subquery()
 
 
 def _failures_since_success(table: Table) -> Any:
