@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import time_machine
-from sqlalchemy import text
+from sqlalchemy import text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starlette_otp import OTP
@@ -205,6 +205,25 @@ async def test_while_keys_rotate(
     for twin in twins:
         assert await otps[1].verify_token(alice, twin.persistent_id, token) is None
     await batches.aclose()
+
+
+async def test_keys_that_rotate_while_the_lock_is_waited_for(
+    otp: OTP, sessions: Sessions, alice: User, stopped_clock: Any
+) -> None:
+    """Who waits for the lock on a twin, which is written under another key meanwhile, and has
+    accepted the token, still knows it."""
+    one, other = [await make_device(otp, alice, TOTPDevice, secret=SECRET) for _ in range(2)]
+    table: Any = TOTPDevice.__table__
+    waiting = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    async with sessions.begin() as session:
+        await session.get(TOTPDevice, one.id, with_for_update=True)
+        attempt = asyncio.create_task(otp.verify_token(alice, other.persistent_id, token_at(other)))
+        while not await session.scalar(waiting):
+            await asyncio.sleep(0.01)
+        await session.execute(update(table).values(secret_digest="0" * 64))
+        spent = update(table).where(table.c.id == one.id).values(last_t=1_900_000_000 // 30)
+        await session.execute(spent)
+    assert await attempt is None
 
 
 async def test_what_twins_cost(
