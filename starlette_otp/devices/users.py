@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 from pwdlib import PasswordHash
 from pwdlib.exceptions import UnknownHashError
-from sqlalchemy import String
-from sqlalchemy.orm import Mapped, mapped_column, validates
+from sqlalchemy import String, inspect
+from sqlalchemy.orm import Mapped, mapped_column, undefer, validates
 
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.owner import is_clean_text, raw_user_key
@@ -140,6 +140,12 @@ def is_active(user: object) -> bool:
 def password_hash(user: object) -> str:
     """The hash that a session's fingerprint is of; users without a password have none."""
     return getattr(user, "password_hash", None) or ""
+
+
+def with_hash(user_model: type[Any]) -> list[Any]:
+    """The options of a SELECT that loads users with their hash, though their mapping defers it."""
+    column = inspect(user_model).column_attrs.get("password_hash")
+    return [undefer(getattr(user_model, column.key))] if column is not None else []
 
 
 def is_plausible(password: str) -> bool:

@@ -6,11 +6,20 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import inspect, or_, select
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstanceState, undefer
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from starlette_otp.devices.owner import convert_key, table_of
-from starlette_otp.devices.users import MAX_USERNAME_LENGTH, names_of, normal_name
+from starlette_otp.devices.users import (
+    MAX_USERNAME_LENGTH,
+    names_of,
+    normal_name,
+    password_hash,
+    with_hash,
+)
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.passwords import PasswordQueue, Place, is_right
 from starlette_otp.service.transactions import Transactions
@@ -60,7 +69,8 @@ class Users:
 
     async def check(self, user: Any | None, password: str, place: Place) -> Any | None:
         """That user, if it is their password and they are active; nobody takes as long."""
-        return user if await is_right(user, password, self._queue, place) else None
+        known = await loaded(self._transactions, user)
+        return user if await is_right(known, password, self._queue, place) else None
 
     async def find(self, username: str) -> Any | None:
         """The user with that name in the user model, as typed or in its normal form, or None."""
@@ -71,6 +81,7 @@ class Users:
         if not names:
             return None
         query = select(model).where(or_(*(model.username == name for name in names)))
+        query = query.options(*with_hash(model))
         if len(names) > 1:
             # Who is stored exactly as it was typed goes first.
             query = query.order_by(model.username != username).limit(1)
@@ -122,9 +133,31 @@ class Users:
             raise ConfigurationError("OTP needs load_user=, since there is no user model.")
 
         async def work(session: AsyncSession) -> Any | None:
-            return await session.get(model, key)
+            return await session.get(model, key, options=with_hash(model))
 
         return await self._transactions.read(work)
+
+
+async def loaded(transactions: Transactions, user: Any) -> Any:
+    """The user, loaded anew where a commit has expired it, or its hash was never loaded."""
+    state = inspect(user, raiseerr=False)
+    if not isinstance(state, InstanceState) or not (state.expired_attributes or _lacks_hash(user)):
+        return user
+    model, identity = type(user), state.identity
+
+    async def work(session: AsyncSession) -> Any:
+        # All columns: the hash may be a property of any of them.
+        return await session.get(model, identity, options=[undefer("*")])
+
+    return await transactions.read(work)
+
+
+def _lacks_hash(user: Any) -> bool:
+    try:
+        password_hash(user)
+    except (DetachedInstanceError, InvalidRequestError):
+        return True
+    return False
 
 
 async def of_host(answer: Awaitable[Any]) -> Any:

@@ -1,0 +1,140 @@
+"""Users of every make, each through all that a user meets."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+import time_machine
+from sqlalchemy import String, select
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, deferred, mapped_column
+from starlette.requests import Request
+
+from starlette_otp import OTP, clock
+from starlette_otp.devices import UserMixin
+from tests.hosts import make_host
+from tests.support import (
+    SECRET,
+    SECRET_KEY,
+    Browser,
+    Statements,
+    csrf_of,
+    make_app,
+    password_hash,
+    totp_token,
+)
+from tests.tour import NAME, tour
+
+
+def deferring_users(base: Any) -> type[Any]:
+    """Users whose hash is loaded by those alone who ask for it."""
+
+    class Member(UserMixin, base):
+        __tablename__ = "members"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        password_hash: Mapped[str] = mapped_column(String(255), deferred=True)
+
+    return Member
+
+
+def raising_users(base: Any) -> type[Any]:
+    """Users whose hash must not be loaded by accident."""
+
+    class Member(base):
+        __tablename__ = "members"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        username: Mapped[str]
+        password_hash: Mapped[str] = deferred(mapped_column(String(255)), raiseload=True)
+        is_staff: Mapped[bool]
+
+    return Member
+
+
+def renaming_users(base: Any) -> type[Any]:
+    """Users whose deferred hash has another name, and a property says what it is."""
+
+    class Member(base):
+        __tablename__ = "members"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        username: Mapped[str]
+        hashed: Mapped[str] = mapped_column("password_hash", deferred=True)
+        is_staff: Mapped[bool] = mapped_column(default=True)
+
+        @property
+        def password_hash(self) -> str:
+            return self.hashed
+
+        @password_hash.setter
+        def password_hash(self, hashed: str) -> None:
+            self.hashed = hashed
+
+    return Member
+
+
+def dataclass_users(base: Any) -> type[Any]:
+    class Data(MappedAsDataclass, DeclarativeBase):
+        metadata = base.metadata
+
+    class Member(Data):
+        __tablename__ = "members"
+        id: Mapped[int] = mapped_column(primary_key=True, init=False)
+        username: Mapped[str]
+        password_hash: Mapped[str]
+        is_staff: Mapped[bool] = mapped_column(default=True)
+
+    return Member
+
+
+@pytest.mark.parametrize("users", [deferring_users, raising_users, renaming_users, dataclass_users])
+async def test_a_user_of_that_class_meets_nothing_strange(
+    users: Any, empty_engine: AsyncEngine
+) -> None:
+    """Log-in on one page and on two, guards, step-up, log-out, the admin site, a new password."""
+    models = make_host(users)
+    person = models.User(username=NAME, password_hash=password_hash(), is_staff=True)
+    await tour(models, person, empty_engine)
+
+
+async def test_a_deferred_hash_comes_along(empty_engine: AsyncEngine) -> None:
+    """A guarded page costs one SELECT, as with any other users."""
+    models = make_host(deferring_users)
+    await models.create_tables(empty_engine)
+    sessions = async_sessionmaker(empty_engine)
+    otp = OTP(sessions, models.Device, secret_key=SECRET_KEY)
+    async with sessions.begin() as session:
+        person = models.User(username=NAME, password_hash=password_hash())
+        session.add(person)
+        await session.flush()
+        device = models.TOTPDevice(user_id=person.id, secret=SECRET)
+        session.add(device)
+    async with Browser(make_app(otp)) as browser:
+        await browser.log_in(totp_token())
+        statements = Statements(empty_engine)
+        assert (await browser.get("/vault")).text == "hello alice"
+        assert len(statements) == 1
+
+
+async def test_a_ticket_for_a_user_whom_a_commit_has_expired(empty_engine: AsyncEngine) -> None:
+    """A host's own check may note in the user's row that they were here, and commit that."""
+    models = make_host()
+    await models.create_tables(empty_engine)
+    sessions = async_sessionmaker(empty_engine)
+
+    async def authenticate(request: Request, username: str, password: str) -> Any:
+        async with sessions.begin() as session:
+            person = await session.scalar(select(models.User))
+            person.email = "seen@site.example"
+        return person
+
+    otp = OTP(sessions, models.Device, secret_key=SECRET_KEY, authenticate=authenticate)
+    async with sessions.begin() as session:
+        person = models.User(username=NAME)
+        session.add(person)
+        await session.flush()
+        session.add(models.TOTPDevice(user_id=person.id, secret=SECRET))
+    async with Browser(make_app(otp)) as browser:
+        asked = await browser.log_in("000000")
+        with time_machine.travel(clock.now() + timedelta(minutes=1)):
+            fields = {"csrf_token": csrf_of(asked), "username": NAME, "otp_token": totp_token()}
+            entered = await browser.post("/account/login", data=fields)
+        assert entered.status_code == 303, entered.text
