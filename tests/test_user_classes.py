@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, deferred, mapped_column
 from starlette.requests import Request
 
-from starlette_otp import OTP, clock
+from starlette_otp import OTP, ConfigurationError, clock, devices
 from starlette_otp.devices import UserMixin
 from tests.hosts import make_host
 from tests.support import (
@@ -24,6 +24,15 @@ from tests.support import (
     totp_token,
 )
 from tests.tour import NAME, tour
+
+MIXINS = [
+    devices.UserMixin,
+    devices.DeviceMixin,
+    devices.StaticTokenMixin,
+    devices.OTPSessionMixin,
+    devices.ChallengeLimitMixin,
+    devices.LoginThrottleMixin,
+]
 
 
 def deferring_users(base: Any) -> type[Any]:
@@ -71,21 +80,25 @@ def renaming_users(base: Any) -> type[Any]:
     return Member
 
 
-def dataclass_users(base: Any) -> type[Any]:
-    class Data(MappedAsDataclass, DeclarativeBase):
-        metadata = base.metadata
-
-    class Member(Data):
-        __tablename__ = "members"
-        id: Mapped[int] = mapped_column(primary_key=True, init=False)
-        username: Mapped[str]
-        password_hash: Mapped[str]
-        is_staff: Mapped[bool] = mapped_column(default=True)
-
-    return Member
+class Base(MappedAsDataclass, DeclarativeBase):
+    """The base of an application whose classes are dataclasses."""
 
 
-@pytest.mark.parametrize("users", [deferring_users, raising_users, renaming_users, dataclass_users])
+class PlainBase(DeclarativeBase):
+    """As README says."""
+
+    metadata = Base.metadata
+
+
+class Dataclass(Base):
+    __tablename__ = "members"
+    id: Mapped[int] = mapped_column(primary_key=True, init=False)
+    username: Mapped[str]
+    password_hash: Mapped[str]
+    is_staff: Mapped[bool] = mapped_column(default=True)
+
+
+@pytest.mark.parametrize("users", [deferring_users, raising_users, renaming_users])
 async def test_a_user_of_that_class_meets_nothing_strange(
     users: Any, empty_engine: AsyncEngine
 ) -> None:
@@ -93,6 +106,22 @@ async def test_a_user_of_that_class_meets_nothing_strange(
     models = make_host(users)
     person = models.User(username=NAME, password_hash=password_hash(), is_staff=True)
     await tour(models, person, empty_engine)
+
+
+async def test_users_who_are_dataclasses(empty_engine: AsyncEngine) -> None:
+    """Their devices are on a plain base, in the same metadata."""
+    models = make_host(lambda base: Dataclass, PlainBase)
+    assert "otp_device" in Base.metadata.tables
+    await tour(models, Dataclass(NAME, password_hash()), empty_engine)
+
+
+@pytest.mark.parametrize("mixin", MIXINS)
+def test_a_base_of_dataclasses_is_refused(mixin: type[Any]) -> None:
+    """A class of ours can't be a dataclass, and the error says what base it wants."""
+    with pytest.raises(ConfigurationError, match=r"Refused .* metadata = Base\.metadata"):
+
+        class Refused(mixin, Base):  # type: ignore[misc, valid-type]
+            pass
 
 
 async def test_a_deferred_hash_comes_along(empty_engine: AsyncEngine) -> None:

@@ -27,6 +27,7 @@ from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from starlette_otp import oath
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.owner import is_clean_text, table_of
 from starlette_otp.exceptions import TransactionRequired
 
@@ -186,7 +187,7 @@ class StaticDeviceMixin(DeviceMixin):
         return cls.__static_token_model__
 
 
-class StaticTokenMixin:
+class StaticTokenMixin(TableMixin):
     """A token of a static device: table `otp_static_token`.
 
     The host sets `__device_model__` to its device class.

@@ -11,6 +11,7 @@ from sqlalchemy import String, inspect
 from sqlalchemy.orm import Mapped, mapped_column, undefer, validates
 
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.owner import is_clean_text, raw_user_key
 
 MAX_PASSWORD_LENGTH = 1024
@@ -21,7 +22,7 @@ MAX_USERNAME_LENGTH = 254
 _hasher = PasswordHash.recommended()
 
 
-class UserMixin:
+class UserMixin(TableMixin):
     """A user with a name and a password, for a host that has no user model yet."""
 
     __allow_unmapped__ = True
