@@ -323,7 +323,11 @@ class OTP(Generic[D]):
         return await password_check.limited(self, request, username, check)
 
     async def find_user(self, username: str) -> Any | None:
-        """The user with that name in the user model, or None."""
+        """The user with that name in the user model, or None; in one without names nobody has one.
+
+        Raises:
+            ConfigurationError: there is no user model.
+        """
         return await self.users.find(username)
 
     async def load_user(self, conn: HTTPConnection, key: object) -> Any | None:

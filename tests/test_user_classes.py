@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import time_machine
 from sqlalchemy import String, select
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, deferred, mapped_column
 from starlette.requests import Request
 
 from starlette_otp import OTP, ConfigurationError, clock, devices
 from starlette_otp.devices import UserMixin
+from starlette_otp.devices.users import check_password
 from tests.hosts import make_host
 from tests.support import (
     SECRET,
@@ -113,6 +114,43 @@ async def test_users_who_are_dataclasses(empty_engine: AsyncEngine) -> None:
     models = make_host(lambda base: Dataclass, PlainBase)
     assert "otp_device" in Base.metadata.tables
     await tour(models, Dataclass(NAME, password_hash()), empty_engine)
+
+
+def nameless_users(base: Any) -> type[Any]:
+    """Users who log in by their address and have no name."""
+
+    class Member(base):
+        __tablename__ = "members"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        address: Mapped[str]
+        password_hash: Mapped[str]
+        is_staff: Mapped[bool] = mapped_column(default=True)
+
+    return Member
+
+
+async def test_users_without_a_name(empty_engine: AsyncEngine) -> None:
+    """Who they are is for `authenticate` to say; elsewhere they are their keys."""
+    models = make_host(nameless_users)
+
+    async def authenticate(request: Request, address: str, password: str) -> Any:
+        async with AsyncSession(empty_engine) as session:
+            query = select(models.User).where(models.User.address == address)
+            found = await session.scalar(query)
+        return found if found and check_password(password, found.password_hash) else None
+
+    person = models.User(address=NAME, password_hash=password_hash())
+    await tour(models, person, empty_engine, authenticate=authenticate)
+
+
+async def test_users_without_a_name_need_a_check_of_the_hosts(empty_engine: AsyncEngine) -> None:
+    """Nobody is found by a name, and the log-in says what is missing."""
+    models = make_host(nameless_users)
+    otp = OTP(async_sessionmaker(empty_engine), models.Device, secret_key=SECRET_KEY)
+    assert await otp.find_user(NAME) is None
+    async with Browser(make_app(otp)) as browser:
+        with pytest.raises(ConfigurationError, match="authenticate="):
+            await browser.log_in("000000")
 
 
 @pytest.mark.parametrize("mixin", MIXINS)

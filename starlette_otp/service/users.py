@@ -60,7 +60,8 @@ class Users:
     @property
     def has_passwords(self) -> bool:
         """Whether anybody checks passwords: the host, or we those of the user model."""
-        return self.has_own_check or hasattr(self.model, "password_hash")
+        names = "username", "password_hash"
+        return self.has_own_check or all(hasattr(self.model, name) for name in names)
 
     async def ask_host(self, request: Any, username: str, password: str) -> Any | None:
         """What the host's own `authenticate` gives."""
@@ -73,11 +74,17 @@ class Users:
         return user if await is_right(known, password, self._queue, place) else None
 
     async def find(self, username: str) -> Any | None:
-        """The user with that name in the user model, as typed or in its normal form, or None."""
+        """The user with that name in the user model, as typed or in its normal form, or None.
+
+        Nobody has a name in a model without `username`.
+
+        Raises:
+            ConfigurationError: there is no user model.
+        """
         model = self.model
-        if model is None or not hasattr(model, "username"):
-            raise ConfigurationError("There is no user model with a username to look up.")
-        names = names_of(username)
+        if model is None:
+            raise ConfigurationError("There is no user model to look up a name in.")
+        names = names_of(username) if hasattr(model, "username") else []
         if not names:
             return None
         query = select(model).where(or_(*(model.username == name for name in names)))
@@ -123,14 +130,22 @@ class Users:
 
     async def load(self, conn: Any, key: object) -> Any | None:
         """The user with that key, from the user model or by the host's `load_user`; or None."""
+        if self._load is None:
+            return await self.get(key)
         key = convert_key(key, self._key_column)
-        if key is None:
-            return None
-        if self._load is not None:
-            return await of_host(self._load(conn, key))
-        model = self.model
+        return None if key is None else await of_host(self._load(conn, key))
+
+    async def get(self, key: object) -> Any | None:
+        """The user with that key in the user model, or None.
+
+        Raises:
+            ConfigurationError: there is no user model.
+        """
+        model, key = self.model, convert_key(key, self._key_column)
         if model is None:
             raise ConfigurationError("OTP needs load_user=, since there is no user model.")
+        if key is None:
+            return None
 
         async def work(session: AsyncSession) -> Any | None:
             return await session.get(model, key, options=with_hash(model))
