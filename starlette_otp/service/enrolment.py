@@ -83,7 +83,7 @@ class Enrolment:
 
         async def work(session: AsyncSession) -> Any:
             if unless is not None:
-                name = f"{self._device_model.__tablename__} {key}"
+                name = f"{table_of(self._device_model).fullname} {key}"
                 await session.execute(
                     select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
                 )

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from sqlalchemy import MetaData, make_url, text
+from sqlalchemy import Connection, MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -35,6 +35,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
 
 from starlette_otp import models
 from starlette_otp.exceptions import ConfigurationError, is_missing
@@ -92,7 +93,7 @@ def otp_sessions(
     """
     metadata: MetaData = otp_device_model.metadata
     _on(otp_database_url, _refuse_rows)
-    _on(otp_database_url, lambda connection: connection.run_sync(metadata.create_all))
+    _on(otp_database_url, lambda connection: connection.run_sync(_create, metadata))
     engine = create_async_engine(otp_database_url, poolclass=NullPool)
     yield async_sessionmaker(engine, expire_on_commit=False)
     quoted = engine.dialect.identifier_preparer.format_table
@@ -149,6 +150,12 @@ def _on(url: str, work: Work) -> None:
             await work(connection)
 
     _run(connected)
+
+
+def _create(connection: Connection, metadata: MetaData) -> None:
+    for schema in {table.schema for table in metadata.sorted_tables if table.schema}:
+        connection.execute(CreateSchema(schema, if_not_exists=True))
+    metadata.create_all(connection)
 
 
 def _statement(sql: str) -> Work:
