@@ -12,7 +12,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only
 
 from starlette_otp.exceptions import (
     READ_ONLY,
@@ -22,6 +22,7 @@ from starlette_otp.exceptions import (
     is_worth_another_try,
     sqlstate_of,
 )
+from starlette_otp.service import greenlets
 from starlette_otp.service.plain import Plain, on_driver, plain_engine
 from starlette_otp.service.rows import PlainUnit, SessionUnit, Unit, Updates, sender
 
@@ -102,7 +103,7 @@ class Transactions:
                 return result
 
             try:
-                return await greenlet_spawn(_borrow, engine, within)
+                return await greenlets.spawn(_borrow, engine, within)
             except Exception as exc:
                 # Nothing has happened. What is to be done about the pool's other connections
                 # SQLAlchemy knows best, and hosts know its errors and not the driver's: the work
