@@ -27,7 +27,7 @@ from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
 from starlette_otp.service.tickets import Tickets
-from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.transactions import Reads, Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
 from starlette_otp.web import journal, views
@@ -65,6 +65,8 @@ class OTP(Generic[D]):
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
+        reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
+            PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
 
     Raises:
         ConfigurationError: a short key, a class that is missing or there twice, an engine for a
@@ -87,10 +89,11 @@ class OTP(Generic[D]):
         load_user: LoadUser | None = None,
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
+        reads: Reads = "autocommit",
     ) -> None:
         check_declared(device_model)
         warn_of_missing(device_model)
-        self.transactions = Transactions(sessionmaker, device_model)
+        self.transactions = Transactions(sessionmaker, device_model, reads)
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
