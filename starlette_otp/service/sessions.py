@@ -156,11 +156,10 @@ class Sessions:
         return False
 
     def _is_due(self, held: Held, now: datetime) -> bool:
-        """Whether a session, seen now, would end later than its row says, by what is worth it."""
+        """Whether it is to be written that a session is seen now."""
         idle = self._idle_age
-        if idle is None or held.expires_at >= now + idle - min(_SEEN_AGE, idle / 4):
-            return False
-        return held.expires_at < held.created_at + self._max_age
+        age = _SEEN_AGE if idle is None else min(_SEEN_AGE, idle / 4)
+        return held.seen_at is None or held.seen_at < now - age
 
     async def seen(self, session_id: int) -> None:
         """Note that a session was seen: it ends `idle_age` from now, or when `max_age` is over."""
@@ -343,6 +342,7 @@ class Sessions:
             "created_at": now,
             "verified_at": None if device is None else verified_at or now,
             "expires_at": now + min(self._max_age, self._idle_age or self._max_age),
+            "seen_at": now,
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
             "is_ticket": False,
         }
