@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, false, inspect, or_, select, update
+from sqlalchemy import delete, false, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstanceState
 
-from starlette_otp import clock, signals
-from starlette_otp.devices.base import DeviceMixin
-from starlette_otp.devices.endings import UNVERIFIED
+from starlette_otp import clock
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.sessions import MAX_USER_AGENT, as_timedelta
 from starlette_otp.devices.users import is_active
@@ -285,33 +283,6 @@ class Sessions:
         key = self._device_model.user_key(user)
         if ended or key is not None:
             await self._execute(self._rows.end(ended, key))
-
-    async def revoke(self, device_or_user: object) -> None:
-        """`OTP.revoke_sessions`."""
-        if isinstance(device_or_user, DeviceMixin):
-            await self._unverify(device_or_user)
-        else:
-            if isinstance(device_or_user, str | int | type):
-                name = type(device_or_user).__name__
-                raise TypeError(f"revoke_sessions takes a device or a user, not {name}.")
-            await self._end_all(device_or_user)
-
-    async def _unverify(self, device: DeviceMixin) -> None:
-        mine = update(self._table).where(self._table.c.device_id == device.id)
-        await self._execute(mine.values(UNVERIFIED))
-        logger.info("Sessions that %s verified are verified no longer.", device)
-
-    async def _end_all(self, user: object) -> None:
-        """End the user's sessions and tickets, and tell of each session, with its browser."""
-        key, row = self._device_model.user_key(user), self._table.c
-        if key is None:
-            return
-        query = delete(self._table).where(row.user_id == key)
-        ended = await self._execute(query.returning(row.user_agent, row.is_ticket))
-        for agent in [agent for agent, is_ticket in ended if not is_ticket]:
-            logger.info("A session of user %r ended (revoked), from %r by %r.", key, "", agent)
-            told = {"reason": "revoked", "address": "", "agent": agent}
-            await signals.send(signals.otp_logged_out, self._sender, user=user, device=None, **told)
 
     async def clear(self, batch: int = 1000) -> int:
         """`OTP.clear_sessions`; tickets go, too, and are not counted."""
