@@ -52,7 +52,7 @@ from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp, still_
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
 from starlette_otp.web.notice import failures_before
-from starlette_otp.web.verdict import is_verified, otp_device
+from starlette_otp.web.verdict import is_verified, otp_device, session_id
 from starlette_otp.web.views import LoginView, LogoutView
 
 __all__ = [
@@ -108,5 +108,6 @@ __all__ = [
     "otp_verified",
     "requires_otp",
     "secret_from_base32",
+    "session_id",
     "still_verified",
 ]

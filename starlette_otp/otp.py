@@ -23,11 +23,12 @@ from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.passwords import QUEUE, PasswordQueue
+from starlette_otp.service.session_list import SessionList
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
 from starlette_otp.service.tickets import Tickets
-from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.transactions import Reads, Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
 from starlette_otp.web import journal, views
@@ -35,6 +36,7 @@ from starlette_otp.web import password as password_check
 from starlette_otp.web.cookie import SessionCookie
 from starlette_otp.web.site import AllowAttempt, ClientAddress
 from starlette_otp.web.templates import Templates, jinja_templates
+from starlette_otp.web.verdict import verdict_of
 
 logger = logging.getLogger("starlette_otp")
 _ORIGIN = re.compile(r"https?://[^/?#@\\\s]+")
@@ -65,6 +67,8 @@ class OTP(Generic[D]):
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
+        reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
+            PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
 
     Raises:
         ConfigurationError: a short key, a class that is missing or there twice, an engine for a
@@ -87,10 +91,11 @@ class OTP(Generic[D]):
         load_user: LoadUser | None = None,
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
+        reads: Reads = "autocommit",
     ) -> None:
         check_declared(device_model)
         warn_of_missing(device_model)
-        self.transactions = Transactions(sessionmaker, device_model)
+        self.transactions = Transactions(sessionmaker, device_model, reads)
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
@@ -106,6 +111,7 @@ class OTP(Generic[D]):
         self.challenges = Challenges(self.transactions, device_model, sender=self)
         rows = SessionRows(device_model, self.keyring)
         self.sessions = Sessions(self.transactions, rows, sender=self)
+        self.session_list = SessionList(self.transactions, rows, sender=self)
         self.tickets = Tickets(self.transactions, rows)
         self.cookie = SessionCookie(self.sessions.model)
         self.throttle = Throttle(self.transactions, device_model, self.keyring)
@@ -334,6 +340,35 @@ class OTP(Generic[D]):
         """The user with that key, from the user model or by the host's `load_user`; or None."""
         return await self.users.load(conn, key)
 
+    async def sessions_for_user(self, user: object) -> list[Any]:
+        """Where the user is signed in: rows of `session_model`, the last seen first.
+
+        Each has `id`, `created_at`, `seen_at`, `verified_at`, `expires_at`, `user_agent` and
+        `device_id`; it is the one of a request whose `session_id(request)` is its `id`.
+        """
+        return await self.session_list.of_user(user)
+
+    async def end_session(self, user: object, session_id: int) -> bool:
+        """End one of the user's sessions (ASVS 7.5.2).
+
+        Args:
+            user: whose session it has to be; another user's stays as it is.
+            session_id: the `id` of its row.
+
+        Returns:
+            Whether there was one to end.
+        """
+        return await self.session_list.end(user, session_id)
+
+    async def end_other_sessions(self, request: HTTPConnection) -> int:
+        """End all sessions of the request's user but the request's own, and all their tickets.
+
+        Returns:
+            How many sessions there were.
+        """
+        verdict = verdict_of(request)
+        return await self.session_list.end_others(verdict.user, verdict.session_id)
+
     async def revoke_sessions(self, device_or_user: object) -> None:
         """Take back what sessions are worth, from their next request on.
 
@@ -343,7 +378,7 @@ class OTP(Generic[D]):
         Raises:
             TypeError: it is the id of one, or a class.
         """
-        await self.sessions.revoke(device_or_user)
+        await self.session_list.revoke(device_or_user)
 
     async def clear_sessions(self, batch: int = 1000) -> int:
         """Delete expired sessions, and forgotten counts of wrong passwords, `batch` rows at a time.

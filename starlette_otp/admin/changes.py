@@ -98,7 +98,7 @@ class Changes:
 
     async def revoke(self, user: Any, device: Any | None = None) -> None:
         """Unverify the device's sessions, or end all of the user's."""
-        await self.otp.sessions.revoke(device or user)
+        await self.otp.session_list.revoke(device or user)
         await self.tell(REVOKED, user, device)
 
     async def replace_tokens(self, user: Any, device: Any) -> list[str] | None:

@@ -56,6 +56,8 @@ class OTPSessionMixin(TableMixin):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     verified_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), index=True)
+    seen_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    """When a request had it last; written once in ten minutes."""
     user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
     password_fingerprint: Mapped[str] = mapped_column(String(64))
     """Of the token, the former one, the user and the hash of their password."""

@@ -68,8 +68,8 @@ class TOTPDeviceMixin(OTPAuthMixin):
                 "was wrong: it refuses all tokens until then, or until it is reset.",
                 self,
             )
-        present = self._present
-        steps = [step for step in self._window(present) if step > self._last_t]
+        present, last_t = self._present, self._last_t
+        steps = [step for step in self._window(present) if step > last_t]
         found = oath.match(
             self.secret, plain_token, steps, len(plain_token), self.algorithm or "SHA1"
         )
@@ -82,10 +82,12 @@ class TOTPDeviceMixin(OTPAuthMixin):
 
     def is_replay(self, token: str) -> bool:
         """Whether the token is that of a step in the window that `last_t` has passed."""
-        plain_token = self.canonical(token)
-        if plain_token is None or self.is_ahead:
+        last_t = self._last_t
+        steps = [step for step in self._window(self._present) if step <= last_t]
+        # Most have used none of them, and need not be decrypted for it.
+        plain_token = self.canonical(token) if steps and not self.is_ahead else None
+        if plain_token is None:
             return False
-        steps = [step for step in self._window(self._present) if step <= self._last_t]
         algorithm = self.algorithm or "SHA1"
         return oath.match(self.secret, plain_token, steps, len(plain_token), algorithm) is not None
 
@@ -146,7 +148,8 @@ class TOTPDeviceMixin(OTPAuthMixin):
 
     @property
     def _last_t(self) -> int:
-        return -1 if self.last_t is None else self.last_t
+        last_t = self.last_t
+        return -1 if last_t is None else last_t
 
     def config_url(self, account_name: str) -> str:
         """The otpauth:// URL that an authenticator app reads from a QR code."""

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import Dialect, Executable, bindparam, inspect, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
-from sqlalchemy.orm import Mapper, make_transient, make_transient_to_detached
+from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.attributes import instance_state
 
 from starlette_otp.devices.owner import table_of
@@ -225,9 +225,9 @@ class PlainUnit:
                 await self._write(loaded, before)
         finally:
             for loaded, _ in self._loaded:
-                # As a session leaves what it has written: nothing to write, and in no session.
-                make_transient(loaded)
-                make_transient_to_detached(loaded)
+                # As a session leaves what it has written: nothing to write.
+                state: Any = instance_state(loaded)
+                state._commit_all(state.dict)
             self._loaded.clear()
 
     async def _write(self, loaded: Any, before: dict[str, Any]) -> None:

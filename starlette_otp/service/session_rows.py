@@ -43,6 +43,7 @@ _RENEWED = (
     "device_id",
     "verified_at",
     "expires_at",
+    "seen_at",
     "user_agent",
     "password_fingerprint",
     "device_fingerprint",
@@ -60,8 +61,7 @@ class Held(NamedTuple):
     user_id: Any
     device_id: int | None
     verified_at: datetime | None
-    created_at: datetime
-    expires_at: datetime
+    seen_at: datetime | None
     token_digest: str
     former_digest: str | None
     password_fingerprint: str
@@ -190,10 +190,14 @@ class SessionRows:
 
     @cached_property
     def seen(self) -> Statement:
-        """The UPDATE of when a session ends that was seen; of one that has ended meanwhile none."""
+        """The UPDATE of a session that was seen; of one that has ended meanwhile none."""
         row = self._columns
-        mine = row.id == bindparam("otp__session"), row.expires_at > bindparam("otp__now")
-        query = update(self.table).where(*mine).values({row.expires_at: self._end()})
+        now: Any = bindparam("otp__now", type_=row.seen_at.type)
+        mine = row.id == bindparam("otp__session"), row.expires_at > now
+        # Never earlier than it says: who set a shorter age may have rows from before.
+        end = func.greatest(row.expires_at, self._end())
+        values: Any = {row.expires_at: end, row.seen_at: now}
+        query = update(self.table).where(*mine).values(values)
         return Statement(lambda *what: query.returning(*what), row.id)
 
     def _end(self) -> ColumnElement[Any]:

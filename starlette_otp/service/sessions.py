@@ -9,12 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, false, inspect, or_, select, update
+from sqlalchemy import delete, false, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from starlette_otp import clock, signals
-from starlette_otp.devices.base import DeviceMixin
-from starlette_otp.devices.endings import UNVERIFIED
+from starlette_otp import clock
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.sessions import MAX_USER_AGENT, as_timedelta
 from starlette_otp.devices.users import is_active
@@ -157,11 +155,10 @@ class Sessions:
         return False
 
     def _is_due(self, held: Held, now: datetime) -> bool:
-        """Whether a session, seen now, would end later than its row says, by what is worth it."""
+        """Whether it is to be written that a session is seen now."""
         idle = self._idle_age
-        if idle is None or held.expires_at >= now + idle - min(_SEEN_AGE, idle / 4):
-            return False
-        return held.expires_at < held.created_at + self._max_age
+        age = _SEEN_AGE if idle is None else min(_SEEN_AGE, idle / 4)
+        return held.seen_at is None or held.seen_at < now - age
 
     async def seen(self, session_id: int) -> None:
         """Note that a session was seen: it ends `idle_age` from now, or when `max_age` is over."""
@@ -288,33 +285,6 @@ class Sessions:
         if ended or key is not None:
             await self._execute(self._rows.end(ended, key))
 
-    async def revoke(self, device_or_user: object) -> None:
-        """`OTP.revoke_sessions`."""
-        if isinstance(device_or_user, DeviceMixin):
-            await self._unverify(device_or_user)
-        else:
-            if isinstance(device_or_user, str | int | type):
-                name = type(device_or_user).__name__
-                raise TypeError(f"revoke_sessions takes a device or a user, not {name}.")
-            await self._end_all(device_or_user)
-
-    async def _unverify(self, device: DeviceMixin) -> None:
-        mine = update(self._table).where(self._table.c.device_id == device.id)
-        await self._execute(mine.values(UNVERIFIED))
-        logger.info("Sessions that %s verified are verified no longer.", device)
-
-    async def _end_all(self, user: object) -> None:
-        """End the user's sessions and tickets, and tell of each session, with its browser."""
-        key, row = self._device_model.user_key(user), self._table.c
-        if key is None:
-            return
-        query = delete(self._table).where(row.user_id == key)
-        ended = await self._execute(query.returning(row.user_agent, row.is_ticket))
-        for agent in [agent for agent, is_ticket in ended if not is_ticket]:
-            logger.info("A session of user %r ended (revoked), from %r by %r.", key, "", agent)
-            told = {"reason": "revoked", "address": "", "agent": agent}
-            await signals.send(signals.otp_logged_out, self._sender, user=user, device=None, **told)
-
     async def clear(self, batch: int = 1000) -> int:
         """`OTP.clear_sessions`; tickets go, too, and are not counted."""
         row = self._table.c
@@ -344,6 +314,7 @@ class Sessions:
             "created_at": now,
             "verified_at": None if device is None else verified_at or now,
             "expires_at": now + min(self._max_age, self._idle_age or self._max_age),
+            "seen_at": now,
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
             "is_ticket": False,
         }

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import asyncpg
-from sqlalchemy import inspect
+from sqlalchemy import Connection, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only
 
 from starlette_otp.exceptions import (
     READ_ONLY,
@@ -22,6 +22,7 @@ from starlette_otp.exceptions import (
     is_worth_another_try,
     sqlstate_of,
 )
+from starlette_otp.service import greenlets
 from starlette_otp.service.plain import Plain, on_driver, plain_engine
 from starlette_otp.service.rows import PlainUnit, SessionUnit, Unit, Updates, sender
 
@@ -30,6 +31,7 @@ logger = logging.getLogger("starlette_otp")
 T = TypeVar("T")
 G = TypeVar("G")
 Isolation = Literal["AUTOCOMMIT", "READ COMMITTED"]
+Reads = Literal["autocommit", "transaction"]
 
 
 class _Lost(OSError):
@@ -39,26 +41,45 @@ class _Lost(OSError):
 class Transactions:
     """Short transactions over a host's sessionmaker.
 
-    Sessions are made with `expire_on_commit=False`, and the maker is left as it is.
+    Sessions are made with `expire_on_commit=False`, and the maker is left as it is. One that is
+    bound to a connection, as a test's which is rolled back, is used within that one's transaction.
+
+    Args:
+        sessionmaker: the host's.
+        model: the class of the devices.
+        reads: "transaction" where a single statement needs one around it, too.
+
+    Raises:
+        ConfigurationError: no sessionmaker, or no such way to read.
     """
 
-    def __init__(self, sessionmaker: async_sessionmaker[AsyncSession], model: type[Any]) -> None:
+    def __init__(
+        self,
+        sessionmaker: async_sessionmaker[AsyncSession],
+        model: type[Any],
+        reads: Reads = "autocommit",
+    ) -> None:
         if not isinstance(sessionmaker, async_sessionmaker):
             raise ConfigurationError(
                 f"OTP takes an async_sessionmaker, not {type(sessionmaker).__name__}: "
                 "OTP(async_sessionmaker(engine), ...)."
             )
+        if reads not in get_args(Reads):
+            raise ConfigurationError(
+                f'OTP(reads=) is "autocommit" or "transaction", not {reads!r}.'
+            )
+        self._reading: Isolation = "AUTOCOMMIT" if reads == "autocommit" else "READ COMMITTED"
         self.sessionmaker = sessionmaker
         self._mapper = inspect(model)
         self._plain: Plain | None = None
         self._updates = Updates()
 
     async def read(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
-        """Run `work` in a session that only reads: no BEGIN, no ROLLBACK.
+        """Run `work` in a session that only reads: no BEGIN, no ROLLBACK, if reads need none.
 
-        What it writes, if it does, is committed statement by statement.
+        What it writes, if it does, is committed statement by statement, or in the end.
         """
-        return await self._run(lambda: self._session("AUTOCOMMIT"), work)
+        return await self._run(lambda: self._session(self._reading), work)
 
     async def write(self, work: Callable[[AsyncSession], Awaitable[T]]) -> T:
         """Run `work` in a READ COMMITTED transaction of its own and commit.
@@ -77,18 +98,20 @@ class Transactions:
         """Run `work` as cheaply as these models and the host's engine allow, and commit.
 
         Args:
-            isolation: AUTOCOMMIT for statements each on its own.
+            isolation: AUTOCOMMIT for statements each on its own, if reads need no transaction.
             models: what its statements load; none of them: through a session.
             work: asked for statements' rows and changes to be saved.
 
         Raises:
             DatabaseUnavailable: as `write`.
         """
-
+        # Where reads do, something stands before the database that SQLAlchemy has been told of.
+        is_direct = self._reading == "AUTOCOMMIT"
+        isolation = self._reading if isolation == "AUTOCOMMIT" else isolation
         engine = plain_engine(self.sessionmaker)
         if engine is None or not self._are_plain(engine, models, isolation != "AUTOCOMMIT"):
             return await self._run(lambda: self._unit(isolation), work)
-        if on_driver(engine):
+        if is_direct and on_driver(engine):
             committing = False
 
             async def within(driver: Any) -> T:
@@ -102,7 +125,7 @@ class Transactions:
                 return result
 
             try:
-                return await greenlet_spawn(_borrow, engine, within)
+                return await greenlets.spawn(_borrow, engine, within)
             except Exception as exc:
                 # Nothing has happened. What is to be done about the pool's other connections
                 # SQLAlchemy knows best, and hosts know its errors and not the driver's: the work
@@ -122,10 +145,11 @@ class Transactions:
     @asynccontextmanager
     async def _session(self, isolation: Isolation) -> AsyncIterator[AsyncSession]:
         async with self.sessionmaker(expire_on_commit=False, autoflush=False) as session:
-            await session.connection(
-                bind_arguments={"mapper": self._mapper},
-                execution_options={"isolation_level": isolation},
-            )
+            if not isinstance(session.get_bind(mapper=self._mapper), Connection):
+                await session.connection(
+                    bind_arguments={"mapper": self._mapper},
+                    execution_options={"isolation_level": isolation},
+                )
             try:
                 yield session
             except DBAPIError as exc:

@@ -10,6 +10,8 @@ from starlette_otp.devices.sessions import as_timedelta
 from starlette_otp.exceptions import ConfigurationError
 
 HOST_PREFIX = "__Host-"
+LOOKED = "starlette_otp.looked"
+"""In the ASGI scope: the answer depends on the cookie."""
 _SECURE_PREFIX = "__Secure-"
 
 
@@ -44,8 +46,7 @@ class SessionCookie:
 
     def token(self, conn: HTTPConnection) -> str | None:
         """What the request brings as the token of its session, unchecked; None if nothing."""
-        # The answer depends on it, which SessionMiddleware then says: Vary: Cookie.
-        _ = conn.session
+        conn.scope[LOOKED] = True
         for name, value in conn.scope["headers"]:
             # Most requests bring none, and parsing cookies takes longer than this look.
             if name == b"cookie" and self._raw in value:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from starlette.authentication import AuthCredentials, UnauthenticatedUser
+from starlette.authentication import UnauthenticatedUser
 from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import FOUND, find_session
+from starlette_otp.web.cookie import LOOKED
 from starlette_otp.web.guards import refuse_open_routes
 from starlette_otp.web.routing import routes_of
 from starlette_otp.web.site import Site
@@ -64,13 +65,13 @@ class OTPMiddleware:
         verdict = scope[VERDICT] = Verdict(self.otp, scope.get("root_path", ""))
         verdict.routes = self._routes
         # Nothing that the scope leads to holds it: with a circle every request were garbage.
-        send = partial(_send, verdict, send)
+        send = partial(_send, scope, verdict, send)
         user = unwrapped(scope["user"])
         owner, known = scope.pop(FOUND, _NOTHING)
         is_nobody = known is None and owner is self.otp and type(user) is UnauthenticatedUser
         if is_nobody and not getattr(scope.get("auth"), "scopes", ()):
             # Most requests of most sites: nobody, with the credentials of nobody.
-            scope["user"], scope["auth"] = Anonymous(), AuthCredentials()
+            scope["user"] = Anonymous()
             await self.app(scope, receive, send)
             return
         if isinstance(known, Exception):
@@ -107,11 +108,26 @@ class OTPMiddleware:
         return found or Found(user, None, None, None)
 
 
-def _send(verdict: Verdict, send: Send, cookie_message: Message) -> Awaitable[None]:
+def _send(scope: Scope, verdict: Verdict, send: Send, cookie_message: Message) -> Awaitable[None]:
     """Send a message of the answer, which takes along the cookies that have changed."""
     if cookie_message["type"] == "http.response.start":
+        if LOOKED in scope and not getattr(scope["session"], "accessed", False):
+            # Else SessionMiddleware says so.
+            _vary(cookie_message)
         for cookie in (verdict.set_cookie, verdict.browser_cookie):
             if cookie is not None:
                 cookie_message.setdefault("headers", [])
                 MutableHeaders(scope=cookie_message).append("set-cookie", cookie)
     return send(cookie_message)
+
+
+def _vary(message: Message) -> None:
+    """Say that an answer depends on a cookie, in the one header that it may have already."""
+    headers = list(message.get("headers", ()))
+    for place, (name, value) in enumerate(headers):
+        if name == b"vary":
+            headers[place] = name, value + b", Cookie"
+            break
+    else:
+        headers.append((b"vary", b"Cookie"))
+    message["headers"] = headers

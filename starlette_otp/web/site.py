@@ -10,6 +10,7 @@ from starlette.templating import Jinja2Templates
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
+from starlette_otp.service.session_list import SessionList
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
 from starlette_otp.service.tickets import Tickets
@@ -38,6 +39,7 @@ class Site(Protocol):
     verification: Verification
     challenges: Challenges
     sessions: Sessions
+    session_list: SessionList
     tickets: Tickets
     throttle: Throttle
     allow_attempt: AllowAttempt | None

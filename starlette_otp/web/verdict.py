@@ -83,6 +83,18 @@ def otp_device(request: HTTPConnection) -> Any | None:
     return verdict_of(request).device
 
 
+def session_id(request: HTTPConnection) -> int | None:
+    """The `id` of the row of this request's session; None without one of ours.
+
+    Args:
+        request: behind OTPMiddleware; a websocket, too.
+
+    Raises:
+        ConfigurationError: OTPMiddleware has not seen it.
+    """
+    return verdict_of(request).session_id
+
+
 def show(scope: Scope, verdict: Verdict, scopes: Sequence[str]) -> None:
     """Put the verdict where Starlette's users look: `request.user` and `request.auth`."""
     if verdict.user is not None:

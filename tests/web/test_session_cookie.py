@@ -150,6 +150,20 @@ async def test_every_answer_that_depends_on_it_says_so(
             assert "cookie" in (await browser.get(path)).headers["vary"].lower(), path
 
 
+async def test_it_says_so_in_the_header_that_is_there(otp: OTP) -> None:
+    """An answer that depends on something else, too, has one Vary header; Cookie is in it once."""
+
+    async def page(request: Request) -> Response:
+        if "look" in request.query_params:
+            request.session.get("anything")
+        return PlainTextResponse("", headers={"Vary": "Accept"})
+
+    async with Browser(make_app(otp, Route("/page", page))) as browser:
+        for path in ("/page", "/page?look"):
+            answer = await browser.get(path)
+            assert answer.headers.get_list("vary") == ["Accept, Cookie"], path
+
+
 async def test_it_goes_along_with_an_error_of_the_hosts(otp: OTP, alice: User) -> None:
     """An answer made from an exception takes the new cookie along, too."""
 
