@@ -6,12 +6,13 @@ from fastapi import Depends, FastAPI
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 
 from starlette_otp import OTP, LoginView, log_in, login, requires_otp
 from starlette_otp.admin import OTPAdmin
 from starlette_otp.fastapi import otp_required
+from starlette_otp.web.user import RequestUser
 from tests.hosts import Host
 from tests.support import PASSWORD, SECRET, SECRET_KEY, Browser, add, csrf_of, middleware
 
@@ -31,12 +32,12 @@ async def vault(request: Request) -> Response:
     return PlainTextResponse("treasure")
 
 
-def make_site(otp: OTP, engine: AsyncEngine, enter: Any) -> FastAPI:
+def make_site(otp: OTP, engine: AsyncEngine, *routes: Route) -> FastAPI:
     """An application with everything that asks who a user is."""
     app = FastAPI(
         routes=[
             Route("/vault", vault),
-            Route("/enter", enter),
+            *routes,
             Mount("/account", routes=otp.routes(login_view=OnePage), name="otp"),
             Mount("/steps", routes=otp.routes(login_view=TwoPages), name="steps"),
         ],
@@ -80,9 +81,18 @@ async def tour(models: Host, person: Any, engine: AsyncEngine, **settings: Any) 
         await login(request, await otp.match_token(theirs, tokens.pop()))
         return PlainTextResponse("in")
 
-    app = make_site(otp, engine, enter)
+    async def signed_in(request: Request) -> Response:
+        """How often, by what the request knows of the user."""
+        own = RequestUser(await otp.read(lambda session: session.get(models.User, key)), None)
+        lists = [await otp.sessions_for_user(user) for user in (request.user, own, person)]
+        return JSONResponse([len(found) for found in lists])
+
+    app = make_site(otp, engine, Route("/enter", enter), Route("/signed-in", signed_in))
 
     async def is_in(browser: Browser) -> None:
+        counts = (await browser.get("/signed-in")).json()
+        assert counts == [counts[0]] * 3
+        assert counts[0] > 0
         assert (await browser.get("/vault")).text == "treasure"
         assert (await browser.get("/own")).json() == str(key)
         listed = await browser.get("/admin/otp-users/list")

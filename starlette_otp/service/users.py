@@ -155,10 +155,11 @@ class Users:
 
 async def loaded(transactions: Transactions, user: Any) -> Any:
     """The user, loaded anew where a commit has expired it, or its hash was never loaded."""
-    state = inspect(user, raiseerr=False)
+    # What a request has may be a proxy of it.
+    state = inspect(getattr(user, "__wrapped__", user), raiseerr=False)
     if not isinstance(state, InstanceState) or not (state.expired_attributes or _lacks_hash(user)):
         return user
-    model, identity = type(user), state.identity
+    model, identity = state.class_, state.identity
 
     async def work(session: AsyncSession) -> Any:
         # All columns: the hash may be a property of any of them.
