@@ -32,7 +32,7 @@ from starlette_otp.service.tickets import Tickets
 from starlette_otp.service.transactions import Reads, Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
-from starlette_otp.web import journal, views
+from starlette_otp.web import journal, new_password, views
 from starlette_otp.web import password as password_check
 from starlette_otp.web.cookie import SessionCookie
 from starlette_otp.web.site import AllowAttempt, ClientAddress
@@ -340,6 +340,25 @@ class OTP(Generic[D]):
             TooBusy: too many others wait for their turn.
         """
         return await password_check.authenticate(self, request, username, password)
+
+    async def change_password(self, request: Request, password: str) -> None:
+        """Give the request's user a new password (ASVS 6.2.2, 7.4.3).
+
+        It is hashed in a thread. This session goes on under a new token, verified when it was; all
+        others of the user end, and tickets do. That the user may is the caller's to ask, as by
+        `@requires_otp(max_age=300)`, or for the password of before by `authenticate`.
+
+        Args:
+            request: behind OTPMiddleware, of an authenticated user.
+            password: the new one, for the `set_password` of the user's class.
+
+        Raises:
+            ValueError: the password can't be one, and why; or the user is nobody.
+            ConfigurationError: the users are not of a model with `set_password`.
+            TooBusy: too many others wait for Argon2.
+            DeviceRejected: the session has ended meanwhile; the password is the new one.
+        """
+        await new_password.change_password(self, request, password)
 
     async def limited(
         self, request: Request, username: str, check: Callable[[], Awaitable[T | None]]
