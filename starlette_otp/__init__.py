@@ -36,6 +36,7 @@ from starlette_otp.signals import (
     otp_logged_in,
     otp_logged_out,
     otp_login_failed,
+    otp_password_changed,
     otp_verification_failed,
     otp_verified,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "otp_logged_in",
     "otp_logged_out",
     "otp_login_failed",
+    "otp_password_changed",
     "otp_verification_failed",
     "otp_verified",
     "requires_otp",

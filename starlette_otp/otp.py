@@ -23,6 +23,7 @@ from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.passwords import QUEUE, PasswordQueue
+from starlette_otp.service.recovery_codes import NUMBER, RecoveryCodes
 from starlette_otp.service.session_list import SessionList
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.sessions import Sessions
@@ -31,7 +32,7 @@ from starlette_otp.service.tickets import Tickets
 from starlette_otp.service.transactions import Reads, Transactions
 from starlette_otp.service.users import Authenticate, LoadUser, Users
 from starlette_otp.service.verification import Verification
-from starlette_otp.web import journal, views
+from starlette_otp.web import journal, new_password, views
 from starlette_otp.web import password as password_check
 from starlette_otp.web.cookie import SessionCookie
 from starlette_otp.web.site import AllowAttempt, ClientAddress
@@ -107,6 +108,7 @@ class OTP(Generic[D]):
         device_model.__environment__ = self.templates.env
         self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
+        self.recovery_codes = RecoveryCodes(self.transactions, device_model, sender=self)
         self.verification = Verification(self.transactions, device_model, sender=self)
         self.challenges = Challenges(self.transactions, device_model, sender=self)
         rows = SessionRows(device_model, self.keyring)
@@ -201,6 +203,37 @@ class OTP(Generic[D]):
             ValueError: the user is nobody, or the chosen token can't be one.
         """
         return await self.enrolment.add_static_token(user, token)
+
+    async def rename_device(self, user: object, device_id: str, name: str) -> D | None:
+        """Give one of the user's devices another name; nothing else changes.
+
+        Returns:
+            The device, or None.
+
+        Raises:
+            ValueError: the name is empty, over 64 characters, or no clean text.
+        """
+        return await self.enrolment.rename_device(user, device_id, name)
+
+    async def new_recovery_codes(self, user: object, number: int = NUMBER) -> list[str]:
+        """Make recovery codes for a user in place of all they had, on a device for them.
+
+        Returns:
+            The codes, shown this once: only their digests are stored.
+
+        Raises:
+            ConfigurationError: there is no static device's class.
+            ValueError: the user is nobody.
+        """
+        return await self.recovery_codes.renew(user, number)
+
+    async def recovery_codes_left(self, user: object) -> int:
+        """How many recovery codes the user has that were not used.
+
+        Raises:
+            ConfigurationError: there is no static device's class.
+        """
+        return await self.recovery_codes.left(user)
 
     # Tokens.
 
@@ -307,6 +340,25 @@ class OTP(Generic[D]):
             TooBusy: too many others wait for their turn.
         """
         return await password_check.authenticate(self, request, username, password)
+
+    async def change_password(self, request: Request, password: str) -> None:
+        """Give the request's user a new password (ASVS 6.2.2, 7.4.3).
+
+        It is hashed in a thread. This session goes on under a new token, verified when it was; all
+        others of the user end, and tickets do. That the user may is the caller's to ask, as by
+        `@requires_otp(max_age=300)`, or for the password of before by `authenticate`.
+
+        Args:
+            request: behind OTPMiddleware, of an authenticated user.
+            password: the new one, for the `set_password` of the user's class.
+
+        Raises:
+            ValueError: the password can't be one, and why; or the user is nobody.
+            ConfigurationError: the users are not of a model with `set_password`.
+            TooBusy: too many others wait for Argon2.
+            DeviceRejected: the session has ended meanwhile; the password is the new one.
+        """
+        await new_password.change_password(self, request, password)
 
     async def limited(
         self, request: Request, username: str, check: Callable[[], Awaitable[T | None]]

@@ -31,6 +31,8 @@ otp_logged_in = signal("otp_logged_in")
 """A session began; receivers get the same, and the device is None where the password was enough."""
 otp_logged_out = signal("otp_logged_out")
 """A session ended; receivers get the same."""
+otp_password_changed = signal("otp_password_changed")
+"""A user has a new password, by `OTP.change_password`; receivers also get `address` and `agent`."""
 otp_admin_action = signal("otp_admin_action")
 """Staff did something to a user on the admin site; receivers get `by` and `action`, too."""
 

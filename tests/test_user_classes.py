@@ -9,6 +9,8 @@ from sqlalchemy import String, select
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, deferred, mapped_column
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
 
 from starlette_otp import OTP, ConfigurationError, clock, devices
 from starlette_otp.devices import UserMixin
@@ -163,7 +165,13 @@ def test_a_base_of_dataclasses_is_refused(mixin: type[Any]) -> None:
 
 
 async def test_a_deferred_hash_comes_along(empty_engine: AsyncEngine) -> None:
-    """A guarded page costs one SELECT, as with any other users."""
+    """A guarded page costs one SELECT, as with any other users; a new password ends no session but
+    others."""
+
+    async def change(request: Request) -> Response:
+        await otp.change_password(request, "another good password")
+        return PlainTextResponse("changed")
+
     models = make_host(deferring_users)
     await models.create_tables(empty_engine)
     sessions = async_sessionmaker(empty_engine)
@@ -174,11 +182,13 @@ async def test_a_deferred_hash_comes_along(empty_engine: AsyncEngine) -> None:
         await session.flush()
         device = models.TOTPDevice(user_id=person.id, secret=SECRET)
         session.add(device)
-    async with Browser(make_app(otp)) as browser:
+    async with Browser(make_app(otp, Route("/change", change))) as browser:
         await browser.log_in(totp_token())
         statements = Statements(empty_engine)
         assert (await browser.get("/vault")).text == "hello alice"
         assert len(statements) == 1
+        assert (await browser.get("/change")).text == "changed"
+        assert (await browser.get("/vault")).text == "hello alice"
 
 
 async def test_a_ticket_for_a_user_whom_a_commit_has_expired(empty_engine: AsyncEngine) -> None:

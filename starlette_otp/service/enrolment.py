@@ -12,13 +12,16 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock, signals
 from starlette_otp.devices.locking import locked, require_read_committed
-from starlette_otp.devices.owner import table_of
+from starlette_otp.devices.owner import is_clean_text, table_of
 from starlette_otp.devices.persistent_id import check_device_id, parse_persistent_id
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, TooManyPending, TransactionRequired
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
+
+RECOVERY_CODES = "Recovery codes"
+"""The name of a device that is made to hold them."""
 
 
 class Enrolment:
@@ -83,10 +86,7 @@ class Enrolment:
 
         async def work(session: AsyncSession) -> Any:
             if unless is not None:
-                name = f"{table_of(self._device_model).fullname} {key}"
-                await session.execute(
-                    select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0)))
-                )
+                await take_turn(session, self._device_model, "unless", key)
                 query = type(device).devices_for_user(user, None).where(unless).limit(1)
                 if (there := await session.scalar(query)) is not None:
                     return there
@@ -102,12 +102,10 @@ class Enrolment:
 
     async def _check_pending(self, session: AsyncSession, user: object, device: Any) -> None:
         """Refuse an unconfirmed device too many, of several at once, too."""
-        limit, mapper = device.max_pending, {"mapper": inspect(self._device_model)}
+        limit = device.max_pending
         if limit is None:
             return
-        name = f"{table_of(self._device_model).fullname} pending {device.user_id}"
-        turn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
-        await session.execute(select(func.pg_advisory_xact_lock(turn)), bind_arguments=mapper)
+        await take_turn(session, self._device_model, "pending", device.user_id)
         found = await session.scalars(self._device_model.devices_for_user(user, confirmed=False))
         if sum(other.is_pending and not other.pending_expired for other in found) >= limit:
             raise TooManyPending(limit)
@@ -154,6 +152,23 @@ class Enrolment:
             await signals.send(signals.otp_device_removed, self._sender, user=user, device=device)
         return device
 
+    async def rename_device(self, user: object, device_id: str, name: str) -> Any | None:
+        """`OTP.rename_device`."""
+        query = locked(one_of(self._device_model, user, device_id, confirmed=None))
+        plain_name = " ".join(name.split()) if is_clean_text(name) else ""
+        column: Any = table_of(self._device_model).c.name
+        longest = column.type.length
+        if not plain_name or len(plain_name) > longest:
+            raise ValueError(f"A name is 1 to {longest} characters.")
+
+        async def work(session: AsyncSession) -> Any | None:
+            device = await session.scalar(query)
+            if device is not None:
+                device.name = plain_name
+            return device
+
+        return await self._transactions.write(work)
+
     async def reset_device(self, user: object, device_id: str) -> Any | None:
         """`OTP.reset_device`."""
         query = locked(one_of(self._device_model, user, device_id, confirmed=None))
@@ -173,10 +188,7 @@ class Enrolment:
     async def add_static_token(self, user: object, token: str | None = None) -> str:
         """`OTP.add_static_token`."""
         key = self._somebody(user)
-        kinds = self._device_model.kinds().values()
-        model = next((kind for kind in kinds if issubclass(kind, StaticDeviceMixin)), None)
-        if model is None:
-            raise ConfigurationError("This application has no static devices.")
+        model = static_model(self._device_model)
         query = model.devices_for_user(user, confirmed=True).limit(1)
 
         made_tokens: list[str] = []
@@ -185,7 +197,7 @@ class Enrolment:
             device = await session.scalar(locked(query))
             is_new = device is None
             if device is None:
-                device = model(user_id=key, name="Recovery codes")
+                device = model(user_id=key, name=RECOVERY_CODES)
                 session.add(device)
             made_tokens[:] = [await device.add_token(token)]
             return device, is_new
@@ -200,6 +212,29 @@ class Enrolment:
         if key is None:
             raise ValueError("A device needs an authenticated user.")
         return key
+
+
+async def take_turn(
+    session: AsyncSession, device_model: type[Any], purpose: str, key: object
+) -> None:
+    """Wait for those who are at the same for the same user, until they have committed."""
+    name = f"{table_of(device_model).fullname} {purpose} {key}"
+    turn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    mapper = {"mapper": inspect(device_model)}
+    await session.execute(select(func.pg_advisory_xact_lock(turn)), bind_arguments=mapper)
+
+
+def static_model(device_model: type[Any]) -> type[Any]:
+    """The class of the devices that hold recovery codes.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    for kind in device_model.kinds().values():
+        if issubclass(kind, StaticDeviceMixin):
+            found: type[Any] = kind
+            return found
+    raise ConfigurationError("This application has no static devices.")
 
 
 def one_of(

@@ -128,6 +128,41 @@ class Users:
         await self._transactions.write(work)
         return user
 
+    async def write_password(self, key: Any, password: str, place: Place) -> dict[str, Any]:
+        """Give a user a new password, hashed in a thread by their class's own `set_password`.
+
+        Args:
+            key: the user's.
+            password: for `set_password`.
+            place: in the queue for Argon2.
+
+        Returns:
+            The attributes that have changed.
+
+        Raises:
+            ConfigurationError: the users have no `set_password`, or live elsewhere.
+            ValueError: the password can't be one; or the user has gone.
+            TooBusy: too many others wait for their turn.
+        """
+        model = self.model
+        if model is None or not hasattr(model, "set_password"):
+            raise ConfigurationError("There is no user model with set_password.")
+        # Nothing is locked while Argon2 takes its time.
+        user = await self.get(key)
+        if user is None:
+            raise ValueError("This user has gone.")
+        await self._queue.run(place, user.set_password, password)
+        attributes = inspect(user).attrs
+        changed = {one.key: one.value for one in attributes if one.history.has_changes()}
+
+        async def work(session: AsyncSession) -> None:
+            stored = await session.get(model, key, with_for_update=True)
+            for name, value in changed.items() if stored is not None else ():
+                setattr(stored, name, value)
+
+        await self._transactions.write(work)
+        return changed
+
     async def load(self, conn: Any, key: object) -> Any | None:
         """The user with that key, from the user model or by the host's `load_user`; or None."""
         if self._load is None:
