@@ -188,7 +188,9 @@ class DeviceContract:
 def _of_another_process(otp: OTP) -> OTP:
     """The same OTP, as another process would have it."""
     other = copy.copy(otp)
-    other.verification = Verification(otp.transactions, otp.device_model, sender=otp)
+    other.verification = Verification(
+        otp.transactions, otp.device_model, otp.recovery_codes, sender=otp
+    )
     return other
 
 
