@@ -17,7 +17,7 @@ from typing_extensions import TypeVar
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
-from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
 from starlette_otp.keyring import Keyring
 from starlette_otp.mailer import Mailer
 from starlette_otp.service.attempts import Attempt
@@ -236,7 +236,7 @@ class OTP(Generic[D]):
 
         Raises:
             ConfigurationError: there is no static device's class.
-            ValueError: the user is nobody.
+            ValueError: the user is nobody, or the number is not 1 to 100.
         """
         return await self.recovery_codes.renew(user, number)
 
@@ -430,8 +430,13 @@ class OTP(Generic[D]):
 
         Returns:
             How many sessions there were.
+
+        Raises:
+            DatabaseUnavailable: the database is away; they are as they were.
         """
         verdict = verdict_of(request)
+        if verdict.away:
+            raise DatabaseUnavailable()
         return await self.session_list.end_others(verdict.user, verdict.session_id)
 
     async def revoke_sessions(self, device_or_user: object) -> None:

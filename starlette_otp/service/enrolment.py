@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock, signals
 from starlette_otp.devices.locking import locked, require_read_committed
-from starlette_otp.devices.owner import is_clean_text, table_of
+from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.persistent_id import check_device_id, parse_persistent_id
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, TooManyPending, TransactionRequired
@@ -20,6 +21,7 @@ from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
 
+_MAX_NAME = 64
 RECOVERY_CODES = "Recovery codes"
 """The name of a device that is made to hold them."""
 
@@ -155,11 +157,13 @@ class Enrolment:
     async def rename_device(self, user: object, device_id: str, name: str) -> Any | None:
         """`OTP.rename_device`."""
         query = locked(one_of(self._device_model, user, device_id, confirmed=None))
-        plain_name = " ".join(name.split()) if is_clean_text(name) else ""
+        plain_name = " ".join(name.split())
         column: Any = table_of(self._device_model).c.name
-        longest = column.type.length
-        if not plain_name or len(plain_name) > longest:
-            raise ValueError(f"A name is 1 to {longest} characters.")
+        longest = column.type.length or _MAX_NAME
+        # A joiner stands in names of some scripts, and in pictures.
+        is_plain = plain_name.replace("\u200c", "").replace("\u200d", "").isprintable()
+        if not is_plain or not 0 < len(plain_name) <= longest:
+            raise ValueError(f"A name is 1 to {longest} characters, all of them visible.")
 
         async def work(session: AsyncSession) -> Any | None:
             device = await session.scalar(query)
@@ -230,11 +234,21 @@ def static_model(device_model: type[Any]) -> type[Any]:
     Raises:
         ConfigurationError: there is none.
     """
-    for kind in device_model.kinds().values():
-        if issubclass(kind, StaticDeviceMixin):
-            found: type[Any] = kind
-            return found
-    raise ConfigurationError("This application has no static devices.")
+    found: type[Any] = static_models(device_model)[0]
+    return found
+
+
+def static_models(device_model: type[Any]) -> Sequence[type[Any]]:
+    """The classes of the devices that hold recovery codes, the first one that of new ones.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    kinds = device_model.kinds().values()
+    found = [kind for kind in kinds if issubclass(kind, StaticDeviceMixin)]
+    if not found:
+        raise ConfigurationError("This application has no static devices.")
+    return found
 
 
 def one_of(

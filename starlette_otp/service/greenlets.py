@@ -28,16 +28,22 @@ class _Greenlet(greenlet):
     outcome: tuple[Any, BaseException | None] | None = None
     """What the work gave, or raised."""
 
-    def run(self, work: Callable[..., Any] | None, args: tuple[Any, ...]) -> None:
-        while work is not None:
-            try:
-                self.outcome = work(*args), None
-            except BaseException as exc:
-                self.outcome = None, exc
-            # Nothing of a request's lives on in here.
-            work, args = None, ()
-            driver: Any = self.parent
-            work, args = driver.switch()
+
+def _run(work: Callable[..., Any] | None, args: tuple[Any, ...]) -> None:
+    while work is not None:
+        try:
+            outcome: Any = work(*args), None
+        except BaseException as exc:
+            outcome = None, exc
+        _current().outcome = outcome
+        # Nothing of a request's lives on in here; nor is there a name for the greenlet itself,
+        # which nobody could collect then.
+        work, args, outcome = None, (), None
+        work, args = _current().parent.switch()
+
+
+def _current() -> Any:
+    return getcurrent()
 
 
 class _Idle(local):
@@ -51,7 +57,7 @@ _idle = _Idle()
 async def spawn(work: Callable[..., T], *args: Any) -> T:
     """Call `work(*args)` in a greenlet, where it may call `await_only`: `greenlet_spawn`, but
     cheaper."""
-    own = _idle.greenlets.pop() if _idle.greenlets else _Greenlet()
+    own = _idle.greenlets.pop() if _idle.greenlets else _Greenlet(_run)
     driver = getcurrent()
     own.parent, own.gr_context = driver, driver.gr_context
     awaited = own.switch(work, args)

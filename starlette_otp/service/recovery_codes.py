@@ -6,18 +6,18 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
 from starlette_otp.devices.locking import locked
 from starlette_otp.exceptions import DatabaseUnavailable
-from starlette_otp.service.enrolment import RECOVERY_CODES, static_model, take_turn
+from starlette_otp.service.enrolment import RECOVERY_CODES, static_model, static_models, take_turn
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
 
-NUMBER = 10
+NUMBER, MAX_NUMBER = 10, 100
 """Codes of a set."""
 
 
@@ -37,11 +37,10 @@ class RecoveryCodes:
 
     async def left(self, user: object) -> int:
         """`OTP.recovery_codes_left`."""
-        model = static_model(self._device_model)
-        tokens: Any = model.__static_token_model__
-        devices = model.devices_for_user(user, confirmed=True).order_by(None)
+        tokens: Any = static_model(self._device_model).__static_token_model__
+        devices = self._devices_of(user).order_by(None)
         query = select(func.count(tokens.id)).where(
-            tokens.device_id.in_(devices.with_only_columns(model.id))
+            tokens.device_id.in_(devices.with_only_columns(self._device_model.id))
         )
 
         async def work(session: AsyncSession) -> int:
@@ -54,7 +53,9 @@ class RecoveryCodes:
         model, key = static_model(self._device_model), self._device_model.user_key(user)
         if key is None:
             raise ValueError("Recovery codes need an authenticated user.")
-        query = locked(model.devices_for_user(user, confirmed=True))
+        if not 1 <= number <= MAX_NUMBER:
+            raise ValueError(f"A set has 1 to {MAX_NUMBER} recovery codes.")
+        query = locked(self._devices_of(user))
         made_tokens: list[str] = []
 
         async def work(session: AsyncSession) -> tuple[Any, bool]:
@@ -77,6 +78,13 @@ class RecoveryCodes:
         if is_new:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
         return made_tokens
+
+    def _devices_of(self, user: object) -> Select[Any]:
+        """The user's confirmed devices that hold codes, of whatever kind."""
+        model = self._device_model
+        kinds = [kind.__kind__ for kind in static_models(model)]
+        query: Select[Any] = model.devices_for_user(user, confirmed=True)
+        return query.where(model.kind.in_(kinds))
 
     async def tell_of_use(self, user: object, device: Any) -> None:
         """Tell that a code of that device was used, and how many are left, if anybody listens."""

@@ -51,7 +51,7 @@ class SessionList:
 
     async def end(self, user: object, session_id: int) -> bool:
         """`OTP.end_session`."""
-        if not 0 < session_id < 2**63:
+        if type(session_id) is not int or not 0 < session_id < 2**63:
             return False
         return await self._end(user, self._rows.table.c.id == session_id) > 0
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
-from sqlalchemy import delete, false, inspect, or_, select
+from sqlalchemy import Select, delete, false, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock
@@ -160,6 +160,14 @@ class Sessions:
         age = _SEEN_AGE if idle is None else min(_SEEN_AGE, idle / 4)
         return held.seen_at is None or held.seen_at < now - age
 
+    def still_there(self, session_id: int | None, owner: Any) -> Select[Any] | None:
+        """The SELECT that locks a session's row, if it has not ended; None without one of ours."""
+        if session_id is None:
+            return None
+        row = self._table.c
+        mine = row.id == session_id, row.user_id == owner, row.expires_at > clock.now()
+        return select(row.id).where(*mine).with_for_update()
+
     async def seen(self, session_id: int) -> None:
         """Note that a session was seen: it ends `idle_age` from now, or when `max_age` is over."""
         now = clock.now()
@@ -223,6 +231,7 @@ class Sessions:
         former_token: object,
         user_agent: str = "",
         verified_at: datetime | None = None,
+        forget_former: bool = False,
     ) -> Begun:
         """Give a session a new token and the device that has just verified its user (ASVS 7.2.4).
 
@@ -234,6 +243,7 @@ class Sessions:
             user_agent: the client's name.
             verified_at: when that was, if not now: the session goes on, and the device has to
                 verify it still.
+            forget_former: what the client holds is worth nothing from now on.
 
         Raises:
             ValueError: the user is nobody.
@@ -243,7 +253,7 @@ class Sessions:
         token, row = self._new_row(user, device, verified_at, user_agent)
         # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
         former, now = self._rows.digests(former_token), clock.now()
-        row["former_digest"] = former[0] if former else None
+        row["former_digest"] = former[0] if former and not forget_former else None
         row["former_until"] = now + _FORMER_AGE
         self._rows.sign(row, await loaded(self._transactions, user))
         values = {**self._rows.named(former), **self._rows.renewed(row)}

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.util import await_only
 
+from starlette_otp.devices.locking import require_read_committed
 from starlette_otp.exceptions import (
     READ_ONLY,
     ConfigurationError,
@@ -42,7 +43,8 @@ class Transactions:
     """Short transactions over a host's sessionmaker.
 
     Sessions are made with `expire_on_commit=False`, and the maker is left as it is. One that is
-    bound to a connection, as a test's which is rolled back, is used within that one's transaction.
+    bound to a connection that has begun, as a test's which is rolled back, is used within that
+    transaction, if it is READ COMMITTED.
 
     Args:
         sessionmaker: the host's.
@@ -145,7 +147,12 @@ class Transactions:
     @asynccontextmanager
     async def _session(self, isolation: Isolation) -> AsyncIterator[AsyncSession]:
         async with self.sessionmaker(expire_on_commit=False, autoflush=False) as session:
-            if not isinstance(session.get_bind(mapper=self._mapper), Connection):
+            bound = session.get_bind(mapper=self._mapper)
+            if isinstance(bound, Connection) and bound.in_transaction():
+                # Its isolation is what it is: a lock has to help in it all the same.
+                if isolation != "AUTOCOMMIT":
+                    await require_read_committed(session, self._mapper.class_)
+            else:
                 await session.connection(
                     bind_arguments={"mapper": self._mapper},
                     execution_options={"isolation_level": isolation},

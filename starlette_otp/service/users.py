@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable, iscoroutine
 from typing import Any
 
-from sqlalchemy import inspect, or_, select
+from sqlalchemy import Select, inspect, or_, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstanceState, undefer
@@ -128,40 +129,53 @@ class Users:
         await self._transactions.write(work)
         return user
 
-    async def write_password(self, key: Any, password: str, place: Place) -> dict[str, Any]:
+    async def write_password(
+        self, key: Any, password: str, place: Place, is_allowed: Select[Any] | None
+    ) -> Any | None:
         """Give a user a new password, hashed in a thread by their class's own `set_password`.
 
         Args:
             key: the user's.
             password: for `set_password`.
             place: in the queue for Argon2.
+            is_allowed: finds and locks a row, or else nothing is written.
 
         Returns:
-            The attributes that have changed.
+            The user as loaded anew; None if it was not allowed, or the user has gone.
 
         Raises:
-            ConfigurationError: the users have no `set_password`, or live elsewhere.
-            ValueError: the password can't be one; or the user has gone.
+            ConfigurationError: the users have no `set_password`, or it changes nothing.
+            ValueError: the password can't be one.
             TooBusy: too many others wait for their turn.
         """
         model = self.model
         if model is None or not hasattr(model, "set_password"):
             raise ConfigurationError("There is no user model with set_password.")
+
+        async def load(session: AsyncSession) -> Any | None:
+            return await session.get(model, key, options=[undefer("*")])
+
         # Nothing is locked while Argon2 takes its time.
-        user = await self.get(key)
+        user = await self._transactions.read(load)
         if user is None:
-            raise ValueError("This user has gone.")
-        await self._queue.run(place, user.set_password, password)
-        attributes = inspect(user).attrs
-        changed = {one.key: one.value for one in attributes if one.history.has_changes()}
+            return None
+        answer = await self._queue.run(place, user.set_password, password)
+        if isawaitable(answer):
+            if iscoroutine(answer):
+                answer.close()
+            raise ConfigurationError(f"{model.__name__}.set_password has to be no async function.")
 
-        async def work(session: AsyncSession) -> None:
-            stored = await session.get(model, key, with_for_update=True)
-            for name, value in changed.items() if stored is not None else ():
-                setattr(stored, name, value)
+        async def work(session: AsyncSession) -> bool:
+            if is_allowed is not None and (await session.execute(is_allowed)).first() is None:
+                return False
+            # With whatever the host's method has changed besides, in rows of other tables, too.
+            session.add(user)
+            if not session.dirty and not session.new:
+                raise ConfigurationError(f"{model.__name__}.set_password has changed nothing.")
+            return True
 
-        await self._transactions.write(work)
-        return changed
+        written = await self._transactions.write(work)
+        return await self._transactions.read(load) if written else None
 
     async def load(self, conn: Any, key: object) -> Any | None:
         """The user with that key, from the user model or by the host's `load_user`; or None."""

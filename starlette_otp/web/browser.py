@@ -46,18 +46,21 @@ def note_name(otp: Site, conn: HTTPConnection, name_digest: str, user: Any) -> N
 
 
 def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
-    """Know this browser from now on, if it is where the user's password was typed.
+    """Know this browser from now on, its tries by the name whose password was typed in it.
 
     A password alone makes no browser known: who has stolen one would collect tries for the next.
     """
     otp = verdict.otp
+    mine = _owner(otp, user)
     name, _, owner = str(conn.session.pop(NAME_KEY, "")).partition(" ")
-    if not name or owner != _owner(otp, user):
-        return
+    # Whose it is, for the notice of a new browser; and the name that was typed, for its tries.
+    noted = [name] if name and owner == mine else []
     browser, accounts = _read(otp, conn)
-    verdict.new_browser = name not in accounts
+    verdict.new_browser = mine not in accounts
     browser = browser or _new_browser()
-    accounts = [name, *(other for other in accounts if other != name)][:MAX_ACCOUNTS]
+    mine_first = [*noted, mine]
+    accounts = [*mine_first, *(other for other in accounts if other not in mine_first)]
+    accounts = accounts[: 2 * MAX_ACCOUNTS]
     carrier = Response()
     carrier.set_cookie(
         otp.cookie.browser_name,

@@ -46,6 +46,8 @@ class SessionCookie:
 
     def token(self, conn: HTTPConnection) -> str | None:
         """What the request brings as the token of its session, unchecked; None if nothing."""
+        # The answer depends on it: SessionMiddleware says so (Vary: Cookie), or OTPMiddleware does.
+        _ = conn.session
         conn.scope[LOOKED] = True
         for name, value in conn.scope["headers"]:
             # Most requests bring none, and parsing cookies takes longer than this look.

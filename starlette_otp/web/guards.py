@@ -110,12 +110,13 @@ def requires_otp(
             if_configured=if_configured,
             max_age=max_age,
         )
-    name = _connection_name(func)
+    name, place = _connection_argument(func)
     _remember(func)
 
     def connection(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # A decorator below shows the signature of what it wraps, and may take other arguments.
-        for value in (kwargs.get(name), *args, *kwargs.values()):
+        # Where it should be, and only then elsewhere: a decorator below shows the signature of what
+        # it wraps, and may take other arguments.
+        for value in (kwargs.get(name), *args[place : place + 1], *args, *kwargs.values()):
             if isinstance(value, HTTPConnection):
                 return value
         raise ConfigurationError(f"{func!r} has a guard, and was called without a {name}.")
@@ -150,16 +151,17 @@ def requires_otp(
     return guarded
 
 
-def _connection_name(func: Any) -> str:
-    """The name of the argument that an endpoint, or a decorator around it, has its connection by.
+def _connection_argument(func: Any) -> tuple[str, int]:
+    """By which argument an endpoint, or a decorator around it, has its connection: name and place.
 
     Raises:
         ConfigurationError: there is none.
     """
     own = list(inspect.signature(func, follow_wrapped=False).parameters)
-    for name in (*own, *inspect.signature(func).parameters):
-        if name in ("request", "websocket"):
-            return name
+    for names in (own, list(inspect.signature(func).parameters)):
+        for place, name in enumerate(names):
+            if name in ("request", "websocket"):
+                return name, place
     if own == ["scope", "receive", "send"] and not inspect.isclass(func):
         raise ConfigurationError(
             f"{func!r} is a whole ASGI app, and requires_otp guards endpoints: "

@@ -40,7 +40,7 @@ async def log_in(request: Request, user: Any) -> None:
     device = device_of(user)
     is_same = user is verdict.user and device is verdict.device
     if is_same and device is not None and verdict.session_id is not None:
-        begun = await _renew(request, verdict, device, verdict.session_id, verdict.verified_at)
+        begun = await _go_on(request, verdict, verdict.session_id, user)
     else:
         begun = await _begin(request, verdict, user, device)
     noted = request.session.get(NAME_KEY)
@@ -59,6 +59,26 @@ async def log_in(request: Request, user: Any) -> None:
     await logged_in(verdict.otp, request, user, device)
     if verdict.new_browser:
         await new_browser(verdict.otp, request, user, device)
+
+
+async def go_on(request: Request, user: Any) -> None:
+    """Let the session go on under a new token, verified when it was, after a new password.
+
+    Args:
+        request: behind OTPMiddleware.
+        user: with the new hash.
+
+    Raises:
+        DeviceRejected: the session has ended.
+    """
+    verdict = verdict_of(request)
+    if verdict.device is not None and verdict.session_id is not None:
+        begun = await _go_on(request, verdict, verdict.session_id, user)
+    else:
+        begun = await _begin(request, verdict, user, None)
+    _take_over(request, verdict, user)
+    verdict.user, verdict.own = user, False
+    _enter(request, verdict, begun, verdict.device, request.auth.scopes)
 
 
 async def login(request: Request, device: Any) -> None:
@@ -126,12 +146,21 @@ async def _begin(request: Request, verdict: Verdict, user: Any, device: Any) -> 
     )
 
 
-async def _renew(
-    request: Request, verdict: Verdict, device: Any, session_id: int, verified_at: Any = None
-) -> Begun:
+async def _renew(request: Request, verdict: Verdict, device: Any, session_id: int) -> Begun:
     user, token = unwrapped(verdict.user), _token(request, verdict)
+    return await verdict.otp.sessions.renew(user, device, session_id, token, _agent(request))
+
+
+async def _go_on(request: Request, verdict: Verdict, session_id: int, user: Any) -> Begun:
+    # The token of before may be in hands that the new password is to shut out.
     return await verdict.otp.sessions.renew(
-        user, device, session_id, token, _agent(request), verified_at
+        unwrapped(user),
+        verdict.device,
+        session_id,
+        _token(request, verdict),
+        _agent(request),
+        verdict.verified_at,
+        forget_former=True,
     )
 
 

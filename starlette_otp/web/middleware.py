@@ -72,6 +72,9 @@ class OTPMiddleware:
         if is_nobody and not getattr(scope.get("auth"), "scopes", ()):
             # Most requests of most sites: nobody, with the credentials of nobody.
             scope["user"] = Anonymous()
+            if LOOKED in scope and hasattr(scope["session"], "accessed"):
+                # From here on no answer leaves but through `_send`, which says it at less cost.
+                scope["session"].accessed = False
             await self.app(scope, receive, send)
             return
         if isinstance(known, Exception):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from sqlalchemy.orm.attributes import set_committed_value
 from starlette.requests import Request
 
 from starlette_otp import signals
+from starlette_otp.devices.users import password_hash
+from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.passwords import Place
 from starlette_otp.web.journal import client_of
-from starlette_otp.web.login import log_in
+from starlette_otp.web.login import go_on
 from starlette_otp.web.site import Site
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import verdict_of
@@ -22,23 +23,25 @@ logger = logging.getLogger("starlette_otp")
 async def change_password(otp: Site, request: Request, password: str) -> None:
     """`OTP.change_password`."""
     verdict = verdict_of(request)
-    user = unwrapped(verdict.user)
+    if verdict.away:
+        raise DatabaseUnavailable()
+    user, device, client = unwrapped(verdict.user), verdict.device, client_of(otp, request)
     key = otp.device_model.user_key(user)
     if key is None:
         raise ValueError("A new password is an authenticated user's.")
-    client = client_of(otp, request)
-    changed = await otp.users.write_password(key, password, Place(str(key), client.address, True))
-    for name, value in changed.items():
-        # The session is signed with what the user of this request has now.
-        _put(user, name, value)
-    await log_in(request, verdict.user)
-    await otp.session_list.end_others(user, verdict.session_id)
+    place = Place(str(key), client.address, True)
+    changed = await otp.users.write_password(
+        key, password, place, otp.sessions.still_there(verdict.session_id, key)
+    )
+    if changed is None:
+        raise DeviceRejected(device, "The session has ended meanwhile.")
     logger.info("User %r has a new password, from %r by %r.", key, client.address, client.agent)
     told: dict[str, Any] = {"address": client.address, "agent": client.agent}
     which = signals.otp_password_changed
-    await signals.send(which, otp, user=user, device=verdict.device, **told)
-
-
-def _put(user: Any, name: str, value: Any) -> None:
-    if hasattr(user, "_sa_instance_state"):
-        set_committed_value(user, name, value)
+    await signals.send(which, otp, user=user, device=device, **told)
+    try:
+        # Signed with what the backend will find: a user object of the host's own may have no hash.
+        is_ours = type(user) is type(changed) or password_hash(user)
+        await go_on(request, changed if is_ours else user)
+    finally:
+        await otp.session_list.end_others(user, verdict.session_id)

@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from threading import Thread
 
 import pytest
-from greenlet import getcurrent
+from greenlet import getcurrent, greenlet
 from sqlalchemy.util import await_only
 
 from starlette_otp.service.greenlets import spawn
@@ -120,6 +120,30 @@ async def test_nothing_of_a_request_lives_on() -> None:
         del thing
         gc.collect()
         assert seen() is None
+
+
+def alive() -> int:
+    gc.collect()
+    return sum(isinstance(one, greenlet) for one in gc.get_objects())
+
+
+async def test_those_that_are_too_many_go() -> None:
+    """After a crowd as many are kept as are worth keeping, and after the next one, too."""
+    counts = []
+    for _ in range(3):
+        await asyncio.gather(*[spawn(lambda: await_only(soon(None))) for _ in range(300)])
+        counts.append(alive())
+    assert max(counts) <= 102
+
+
+def test_those_of_a_thread_go_with_it() -> None:
+    """A thread that has ended leaves none behind."""
+    before = alive()
+    for _ in range(20):
+        thread = Thread(target=lambda: asyncio.run(spawn(getcurrent)))
+        thread.start()
+        thread.join()
+    assert alive() <= before + 2
 
 
 def test_each_thread_has_its_own() -> None:

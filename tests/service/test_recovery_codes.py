@@ -49,6 +49,15 @@ async def test_they_replace_those_of_all_devices(
     assert await otp.match_token(bob, elsewhere) is not None
 
 
+async def test_a_set_has_codes(otp: OTP, alice: User) -> None:
+    """None, fewer than none, or thousands are no set, and change nothing."""
+    await otp.new_recovery_codes(alice)
+    for number in (0, -3, 101):
+        with pytest.raises(ValueError, match="1 to 100"):
+            await otp.new_recovery_codes(alice, number)
+    assert await otp.recovery_codes_left(alice) == 10
+
+
 async def test_two_at_once_leave_one_set(otp: OTP, alice: User) -> None:
     """Of two who come first at the same time one is too late: one device, one set that counts."""
     made = await asyncio.gather(*[otp.new_recovery_codes(alice) for _ in range(5)])
@@ -96,7 +105,7 @@ async def test_a_device_gets_another_name(
     assert found.name == (await reload(sessions, device)).name == "My phone"
     assert await otp.rename_device(bob, device.persistent_id, "Mine") is None
     assert await otp.rename_device(alice, "totp/0", "Mine") is None
-    for name in ("", "  ", "x" * 65, "a\0b", "\ud800"):
+    for name in ("", "  ", "x" * 65, "a\0b", "\ud800", "\x1b[2J", "a\u202eb", "a\u200bb"):
         with pytest.raises(ValueError, match="1 to 64 characters"):
             await otp.rename_device(alice, device.persistent_id, name)
     stored = await reload(sessions, device)

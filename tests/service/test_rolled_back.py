@@ -1,6 +1,8 @@
 """A suite whose every test is rolled back: sessions on one connection, in savepoints."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any, get_args
 
 import pytest
@@ -8,10 +10,19 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm.session import JoinTransactionMode
 
-from starlette_otp import OTP
+from starlette_otp import OTP, TransactionRequired
 from starlette_otp.models import Base, Device, OTPSession, User
 from starlette_otp.testing import token_at
-from tests.support import PASSWORD, SECRET_KEY, Browser, Sessions, csrf_of, make_app, make_totp
+from tests.support import (
+    PASSWORD,
+    SECRET_KEY,
+    Browser,
+    Sessions,
+    csrf_of,
+    make_app,
+    make_totp,
+    make_user,
+)
 from tests.support import make_static as make_codes
 
 
@@ -61,6 +72,30 @@ async def test_a_token_passes_once(otp: OTP, sessions: Sessions, alice: User) ->
     stored = await otp.devices_for_user(alice)
     assert [one.throttling_failure_count for one in stored] == [1]
     assert await OTP(sessions, Device, secret_key=SECRET_KEY).user_has_device(alice)
+
+
+@pytest.mark.parametrize("level", ["AUTOCOMMIT", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_a_connection_on_which_no_lock_helps(
+    engine: AsyncEngine, database_url: str, level: str
+) -> None:
+    """One that has begun in another isolation is refused; one that has not begun gets ours."""
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level=level)
+        maker = async_sessionmaker(connection)
+        async with connection.begin():
+            with pytest.raises(TransactionRequired, match="READ COMMITTED"):
+                await OTP(maker, Device, secret_key=SECRET_KEY).write(_forget)
+    user = await make_user(async_sessionmaker(engine, expire_on_commit=False), "bob")
+    device = await make_totp(async_sessionmaker(engine, expire_on_commit=False), user)
+    async with AsyncExitStack() as stack:
+        uses = []
+        for _ in range(5):
+            own = await stack.enter_async_context(engine.connect())
+            await own.execution_options(isolation_level=level)
+            otp = OTP(async_sessionmaker(own), Device, secret_key=SECRET_KEY)
+            uses.append(otp.verify_token(user, device.persistent_id, token_at(device)))
+        found = await asyncio.gather(*uses)
+    assert [one is not None for one in found].count(True) == 1
 
 
 async def _forget(session: Any) -> None:

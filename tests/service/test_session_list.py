@@ -86,8 +86,8 @@ async def test_one_is_ended(otp: OTP, alice: User, bob: User) -> None:
         assert await otp.end_session(alice, number)
         assert not await otp.end_session(alice, number)
         assert not await otp.end_session(None, number)
-        for garbage in (0, -1, 2**63):
-            assert not await otp.end_session(alice, garbage)
+        for garbage in (0, -1, 2**63, True, "1", None, 1.0):
+            assert not await otp.end_session(alice, garbage)  # type: ignore[arg-type]
     assert told == [(alice.id, "revoked", "Phone")]
     assert await phone.state() == ANONYMOUS
     assert (await laptop.state())["authenticated"]

@@ -453,6 +453,33 @@ async def test_a_call_without_a_request_is_named(otp: OTP) -> None:
             await browser.get("/lost")
 
 
+async def test_the_connection_is_the_one_of_that_name(otp: OTP, alice: User) -> None:
+    """Another connection that comes along, before it or by a name, is not the one that counts."""
+    device = await make_totp(otp.transactions.sessionmaker, alice)
+    seen: list[Request] = []
+
+    @requires_otp
+    async def second(other: Request, request: Request) -> Response:
+        return PlainTextResponse("in")
+
+    async def keep(request: Request) -> Response:
+        seen.append(request)
+        return PlainTextResponse("")
+
+    async def call(request: Request) -> Any:
+        if "name" in request.query_params:
+            return await second(other=seen[0], request=request)
+        return await second(seen[0], request)
+
+    app = make_app(otp, door(otp, alice, device), Route("/keep", keep), Route("/call", call))
+    async with Browser(app) as verified, Browser(app) as stranger:
+        await verified.get("/enter")
+        await verified.get("/keep")
+        for path in ("/call", "/call?name"):
+            assert (await stranger.get(path)).status_code == 303, path
+            assert (await verified.get(path)).text == "in", path
+
+
 def test_the_guard_looks_like_the_endpoint() -> None:
     """Name, docstring and signature stay, so that routes are named as before."""
     assert (coroutine.__name__, Route("/", coroutine).name) == ("coroutine", "coroutine")

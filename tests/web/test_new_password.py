@@ -1,5 +1,6 @@
 """A new password: this session goes on, verified when it was, and all others end."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -8,9 +9,15 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from starlette_otp import OTP, ConfigurationError, otp_logged_out, otp_password_changed
+from starlette_otp import (
+    OTP,
+    ConfigurationError,
+    DeviceRejected,
+    otp_logged_out,
+    otp_password_changed,
+)
 from starlette_otp.models import Device, TOTPDevice, User
-from starlette_otp.service.passwords import PasswordQueue
+from starlette_otp.service.passwords import PasswordQueue, Place
 from starlette_otp.web.verdict import verdict_of
 from tests.hosts import make_host
 from tests.support import (
@@ -80,7 +87,6 @@ async def test_this_session_goes_on_and_the_others_end(
         assert await there.state() == ANONYMOUS
         assert (await elsewhere.state())["authenticated"]
         assert here.cookie != old
-        clock.shift(60)
         async with Browser(app) as copy:
             copy.cookies.set("otp_session", old)
             assert await copy.state() == ANONYMOUS
@@ -88,8 +94,8 @@ async def test_this_session_goes_on_and_the_others_end(
     assert stored.check_password(NEW)
     assert not stored.check_password(PASSWORD)
     assert told == [
-        ("ended", alice.id, None, "revoked"),
         ("changed", alice.id, device, "127.0.0.1"),
+        ("ended", alice.id, None, "revoked"),
     ]
 
 
@@ -121,6 +127,42 @@ async def test_a_password_that_can_be_none(
     assert (await reload(sessions, alice)).check_password(PASSWORD)
 
 
+async def test_a_session_that_ends_meanwhile(
+    otp: OTP, sessions: Sessions, alice: User, device: TOTPDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the new one is hashed the owner ends all sessions: nothing is changed any more."""
+    loop = asyncio.get_running_loop()
+
+    def meanwhile(self: User, password: str) -> None:
+        asyncio.run_coroutine_threadsafe(otp.revoke_sessions(alice), loop).result()
+
+    monkeypatch.setattr(User, "check_new_password", meanwhile)
+    for verified_by_it in (device, None):
+        browser = await enter(app_of(otp, alice, verified_by_it))
+        with pytest.raises(DeviceRejected, match="ended meanwhile"):
+            await browser.get("/change", params={"to": NEW})
+        assert await browser.state() == ANONYMOUS
+    assert (await reload(sessions, alice)).check_password(PASSWORD)
+
+
+async def test_what_sets_no_password_is_named(
+    otp: OTP, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An async set_password, or one that changes nothing, is not taken for a change."""
+
+    async def never(self: User, password: str) -> None: ...
+
+    browser = await enter(app_of(otp, alice))
+    with monkeypatch.context() as patch:
+        patch.setattr(User, "set_password", never)
+        with pytest.raises(ConfigurationError, match="no async function"):
+            await browser.get("/change", params={"to": NEW})
+    monkeypatch.setattr(User, "set_password", lambda self, password: None)
+    with pytest.raises(ConfigurationError, match="has changed nothing"):
+        await browser.get("/change", params={"to": NEW})
+    assert (await browser.state())["authenticated"]
+
+
 async def test_nobody_has_no_password(otp: OTP, sessions: Sessions, alice: User) -> None:
     """Anonymous can't change one, and who has gone meanwhile can't either."""
     app = app_of(otp, alice)
@@ -150,4 +192,4 @@ async def test_users_who_live_elsewhere(sessions: Sessions, alice: User) -> None
 
     otp = OTP(sessions, host.Device, secret_key=SECRET_KEY, load_user=load)
     with pytest.raises(ConfigurationError, match="no user model with set_password"):
-        await otp.users.write_password("1", NEW, None)  # type: ignore[arg-type]
+        await otp.users.write_password("1", NEW, Place(), None)
