@@ -22,6 +22,8 @@ class WordsMixin:
     """What is asked for where a token of this device goes."""
     code_has_letters: ClassVar[bool] = True
     """Whether a phone's keyboard has to have letters for it."""
+    is_spare: ClassVar[bool] = False
+    """Whether it is for when the others are out of reach: offered last, whenever it was used."""
 
     def shown_destination(self, user: object) -> str:
         """Where a challenge of this user's device goes, masked: "z…@example.org"; or nothing."""

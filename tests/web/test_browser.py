@@ -157,6 +157,11 @@ def test_large_text_stays_in_its_card(chromium: Browser, site: Demo) -> None:
         return outer.left <= inner.left && inner.right <= outer.right && outer.right <= innerWidth
     })"""
     assert page.locator(".otp-card").evaluate(inside)
+    long = "id => document.getElementById(id).textContent = `To a…@${'long.'.repeat(30)}example`"
+    page.evaluate(long, "otp_challenge-hint")
+    page.evaluate(long, "otp_ways")
+    assert page.locator(".otp-card").evaluate(inside)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for button in page.locator(".otp-actions > *").all():
         assert button.evaluate("it => it.scrollWidth <= it.clientWidth")
 

@@ -223,6 +223,17 @@ async def test_a_recovery_code_gets_letters(
     assert await browser.state() == verified_by(device)
 
 
+async def test_a_recovery_code_is_spare(browser: Browser, sessions: Sessions, alice: User) -> None:
+    """Who has used a recovery code is asked for the app's code the next time, not for another."""
+    device, _ = await make_static(sessions, alice, None)
+    await make_totp(sessions, alice)
+    async with sessions.begin() as session:
+        (await session.get_one(type(device), device.id)).last_used_at = clock.now()
+    page = await enter(browser)
+    assert APP_CODE in page.text
+    assert ways(page) == {"Recovery code": device.persistent_id}
+
+
 async def test_another_users_way_is_none(
     browser: Browser, sessions: Sessions, alice: User, bob: User
 ) -> None:
