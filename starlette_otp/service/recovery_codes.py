@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import func, select
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
 from starlette_otp.devices.locking import locked
+from starlette_otp.exceptions import DatabaseUnavailable
 from starlette_otp.service.enrolment import RECOVERY_CODES, static_model, take_turn
 from starlette_otp.service.transactions import Transactions
 
@@ -71,6 +73,19 @@ class RecoveryCodes:
 
         device, is_new = await self._transactions.write(work)
         logger.info("Recovery codes of user %r were made anew (%s).", key, device)
+        await self._tell(user, device, "renewed", number)
         if is_new:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
         return made_tokens
+
+    async def tell_of_use(self, user: object, device: Any) -> None:
+        """Tell that a code of that device was used, and how many are left, if anybody listens."""
+        if not signals.otp_recovery_codes.has_receivers_for(self._sender):
+            return
+        # That it was used is committed: nothing that goes wrong now may say otherwise.
+        with suppress(DatabaseUnavailable):
+            await self._tell(user, device, "used", await self.left(user))
+
+    async def _tell(self, user: object, device: Any, reason: str, left: int) -> None:
+        told = {"device": device, "reason": reason, "left": left}
+        await signals.send(signals.otp_recovery_codes, self._sender, user=user, **told)

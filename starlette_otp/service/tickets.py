@@ -16,6 +16,7 @@ from starlette_otp.devices.users import is_active
 from starlette_otp.exceptions import breaks_integrity
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.users import loaded
 
 MAX_AGE = 300
 """Seconds from the password."""
@@ -66,7 +67,7 @@ class Tickets:
             "user_agent": "",
             "is_ticket": True,
         }
-        self._rows.sign(row, user, "ticket")
+        self._rows.sign(row, await loaded(self._transactions, user), "ticket")
         uses, owner = self._uses
         row["device_fingerprint"] = uses.where(owner == key).scalar_subquery()
         former = self._rows.ticket_of(former_token)
@@ -101,7 +102,7 @@ class Tickets:
         if not found:
             return None
         (ticket,) = found
-        user = await load_user(ticket.user_id)
+        user = await loaded(self._transactions, await load_user(ticket.user_id))
         if user is None:
             return None
         if not is_active(user):
