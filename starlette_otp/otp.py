@@ -64,7 +64,7 @@ class OTP(Generic[D]):
         password_is_enough: a right password begins a session, authenticated and not verified, and
             then the token is asked for; who has no device goes on. Without it the session begins
             with the token.
-        site_name: what your site is called on the pages.
+        site_name: what your site is called, on its pages and in its mails.
         forgot_password_url: of a page of yours, for a link on the log-in page.
         lost_devices_url: of a page of yours for who can't use their devices, likewise.
         authenticate: `async (request, username, password) -> user | None`, instead of the default.
@@ -78,7 +78,6 @@ class OTP(Generic[D]):
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
         reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
             PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
-        site_name: what the site is called, for its mails.
         mailer: mails owners of accounts what happens to them: a device more or less, recovery codes
             used or made anew, a new password, a new browser, wrong tokens.
         notify: `async (user, notice, data)`, told of it instead; `notice` is a Notice.
@@ -109,7 +108,6 @@ class OTP(Generic[D]):
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
         reads: Reads = "autocommit",
-        site_name: str = "",
         mailer: Mailer | None = None,
         notify: Notify | None = None,
     ) -> None:
