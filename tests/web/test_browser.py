@@ -121,7 +121,7 @@ def test_another_way_and_a_code_by_mail(chromium: Browser, site: Demo) -> None:
     expect(page.get_by_text("verified")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("width", [320, 375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_readable_and_accessible(
     chromium: Browser, site: Demo, width: int, scheme: Any
@@ -132,11 +132,21 @@ def test_pages_are_readable_and_accessible(
         chromium, site, "/account/login", viewport=viewport, color_scheme=scheme, bypass_csp=True
     )
     fill_in(page, site)
-    for step in ("login", "token", "home"):
+    for step in (
+        "login",
+        "token",
+        "Recovery code",
+        "Email to a…@demo.example",
+        "/account/logout",
+        "/",
+    ):
         if step == "token":
             press_enter(page)
-        elif step == "home":
-            page.goto("/")
+        elif step.startswith("/"):
+            page.goto(step)
+        elif step != "login":
+            with page.expect_navigation():
+                page.get_by_role("button", name=step).click()
         overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert page.evaluate(overflow) == 0, step
         results = Axe().run(page)
