@@ -69,7 +69,7 @@ class LoginView(OTPEndpoint):
     authentication_form: ClassVar[type[BaseForm]] = OTPAuthenticationForm
     token_form: ClassVar[type[BaseForm]] = OTPTokenForm
     password_form: ClassVar[type[BaseForm]] = PasswordForm
-    """With `OTP(password_is_enough=True)`, for a request that brings no token."""
+    """With `OTP(password_is_enough=True)`, for a request that brings a password and no token."""
     template_name: ClassVar[str] = "otp/login.html"
     two_stage: ClassVar[bool] = True
     """The password's page first, then the token's. False: name, password and token on one page."""
@@ -113,7 +113,10 @@ class LoginView(OTPEndpoint):
         if not verdict.otp.password_is_enough:
             return await self.authentication_form.from_formdata(request)
         fields = await submitted(request)
-        alone = self.two_stage if fields is None else not fields.get("otp_token")
+        alone = self.two_stage
+        if fields is not None:
+            # Without a password a ticket may stand for it, on the page that asks for the token.
+            alone = bool(fields.get("password")) and not fields.get("otp_token")
         first = self.password_form if alone else self.authentication_form
         return await first.from_formdata(request, formdata=fields)
 

@@ -67,6 +67,8 @@ async def test_all_three_at_once_verify_at_once(app: Any, sessions: Sessions, al
     async with Browser(app) as browser:
         assert codes(await browser.log_in("000000")) == ["invalid_token"]
         assert await browser.state() == ANONYMOUS
+        page = await browser.submit(LOGIN, otp_way=device.persistent_id, otp_token="")
+        assert (codes(page), 'type="password"' in page.text) == ([], False)
 
 
 async def test_the_one_page_needs_no_token(otp: OTP, sessions: Sessions, alice: User) -> None:
