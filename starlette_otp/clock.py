@@ -21,4 +21,6 @@ def lasting(seconds: float) -> str:
     whole = max(1, math.ceil(seconds))
     if whole <= 90:
         return f"{whole} second{'s' if whole > 1 else ''}"
-    return f"{math.ceil(whole / 60)} minutes"
+    if whole <= 5400:
+        return f"{math.ceil(whole / 60)} minutes"
+    return f"{math.ceil(whole / 3600)} hours"

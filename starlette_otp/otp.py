@@ -61,6 +61,12 @@ class OTP(Generic[D]):
         secret_key: 32 characters or more; of several the first seals and signs, all still open.
         login_url: where guards send people; one leading `/` goes under the app's root path.
         login_redirect_url: where people go after log-in without a `next`.
+        password_is_enough: a right password begins a session, authenticated and not verified, and
+            then the token is asked for; who has no device goes on. Without it the session begins
+            with the token.
+        site_name: what your site is called, on its pages and in its mails.
+        forgot_password_url: of a page of yours, for a link on the log-in page.
+        lost_devices_url: of a page of yours for who can't use their devices, likewise.
         authenticate: `async (request, username, password) -> user | None`, instead of the default.
         allow_attempt: `async (request, username) -> bool`, asked before a password is looked at;
             False is 429. For limits of the host's own, by address, say.
@@ -72,7 +78,6 @@ class OTP(Generic[D]):
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
         reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
             PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
-        site_name: what the site is called, for its mails.
         mailer: mails owners of accounts what happens to them: a device more or less, recovery codes
             used or made anew, a new password, a new browser, wrong tokens.
         notify: `async (user, notice, data)`, told of it instead; `notice` is a Notice.
@@ -91,6 +96,10 @@ class OTP(Generic[D]):
         secret_key: str | Secret | Sequence[str | Secret],
         login_url: str = "/account/login",
         login_redirect_url: str = "/",
+        password_is_enough: bool = False,
+        site_name: str = "",
+        forgot_password_url: str | None = None,
+        lost_devices_url: str | None = None,
         authenticate: Authenticate | None = None,
         allow_attempt: AllowAttempt | None = None,
         client_address: ClientAddress = journal.peer,
@@ -99,7 +108,6 @@ class OTP(Generic[D]):
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
         reads: Reads = "autocommit",
-        site_name: str = "",
         mailer: Mailer | None = None,
         notify: Notify | None = None,
     ) -> None:
@@ -109,11 +117,13 @@ class OTP(Generic[D]):
         self.device_model = device_model
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
+        self.password_is_enough = password_is_enough
         self.allowed_origins = _origins(allowed_origins)
         self.keyring = device_model.__keyring__ = Keyring(
             secret_key, table_of(device_model).fullname
         )
-        self.templates = jinja_templates(templates, login_url)
+        help_urls = {"forgot_password": forgot_password_url, "lost_devices": lost_devices_url}
+        self.templates = jinja_templates(templates, login_url, site_name, help_urls)
         device_model.__environment__ = self.templates.env
         self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)

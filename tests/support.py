@@ -148,6 +148,12 @@ class CodesView(LoginView):
         return response
 
 
+class OnePageView(CodesView):
+    """The same with name, password and token on one page."""
+
+    two_stage = False
+
+
 def codes(answer: httpx2.Response) -> list[str]:
     """The codes of the errors in a form that came back."""
     assert answer.status_code == 200, (answer.status_code, answer.text)

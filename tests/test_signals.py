@@ -178,7 +178,7 @@ async def test_the_forms_tell(
     """A log-in through the pages tells the challenge, the failure and the success."""
     device = await add(sessions, EmailDevice(user_id=alice.id, email="a@home.example"))
     chosen = {"otp_device": device.persistent_id}
-    await browser.log_in(**chosen, otp_challenge="Get challenge")
+    await browser.log_in(**chosen, otp_challenge="Send me a code")
     token = box.text().split()[3]
     await browser.log_in("letters", **chosen)
     async with sessions.begin() as session:

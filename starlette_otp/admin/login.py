@@ -56,6 +56,7 @@ class OTPAdminLoginView(LoginView):
 
     site: ClassVar[AdminSite]
     authentication_form: ClassVar[type[BaseForm]] = OTPAdminAuthenticationForm
+    password_form: ClassVar[type[BaseForm]] = OTPAdminAuthenticationForm
 
     async def get(self, request: Request) -> Response:
         """The form; who may enter already is sent on."""

@@ -19,7 +19,6 @@ from starlette.templating import Jinja2Templates
 
 from starlette_otp import (
     OTP,
-    LoginView,
     LogoutForm,
     OTPMiddleware,
     SessionAuthBackend,
@@ -37,12 +36,6 @@ class TerminalMailer:
     async def send(self, message: EmailMessage) -> None:
         """Print it."""
         click.echo(f"\nA mail to {message['To']}: {message['Subject']}\n{message.get_content()}")
-
-
-class StepByStep(LoginView):
-    """Log-in with a page for the password first: authenticated, until the next has the token."""
-
-    two_stage = True
 
 
 async def home(request: Request) -> Response:
@@ -69,7 +62,7 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
     EmailDevice.mailer = TerminalMailer()
     # No statement's values in an error or a log: password hashes are among them.
     engine = create_async_engine(database_url, hide_parameters=True)
-    otp = OTP(async_sessionmaker(engine), Device, secret_key=secret_key)
+    otp = OTP(async_sessionmaker(engine), Device, secret_key=secret_key, site_name="Demo")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -81,7 +74,6 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
             Route("/", home),
             Route("/vault", vault),
             Mount("/account", routes=otp.routes(), name="otp"),
-            Mount("/steps", routes=otp.routes(StepByStep), name="steps"),
         ],
         middleware=[
             # A name of its own: another application on this host keeps its users signed in.

@@ -210,7 +210,7 @@ async def _make_user(session: AsyncSession, password: str) -> list[str]:
     codes = StaticDevice(user_id=user.id, name="Recovery codes")
     session.add(codes)
     tokens = [await codes.add_token() for _ in range(STATIC_TOKENS)]
-    session.add(EmailDevice(user_id=user.id, name="E-mail, printed in the terminal"))
+    session.add(EmailDevice(user_id=user.id, name="Printed in the terminal"))
     return tokens
 
 

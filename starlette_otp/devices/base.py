@@ -43,10 +43,11 @@ from starlette_otp.devices.policies import (
     TimestampMixin,
 )
 from starlette_otp.devices.sealing import SealedSecretMixin
+from starlette_otp.devices.words import WordsMixin, words_of
 from starlette_otp.exceptions import ConfigurationError
 
 
-class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
+class DeviceMixin(WordsMixin, ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     """A device: a row that can verify tokens. The host puts this on its own DeclarativeBase.
 
     The host sets `__user_model__` to its user class, or declares `user_id: Mapped[str]` itself
@@ -93,6 +94,8 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         is_kind = has_inherited_table(cls) and not vars(cls).get("__abstract__")
         if is_kind and not hasattr(cls, "__kind__"):
             cls.__kind__ = cls.__name__.lower().removesuffix("device") or "device"
+        if is_kind and not cls.kind_name:
+            cls.kind_name = words_of(cls.__name__)
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **values: Any) -> None:

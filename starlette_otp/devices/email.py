@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from starlette_otp import clock
 from starlette_otp.devices.side_channel import SideChannelDeviceMixin
+from starlette_otp.devices.words import masked
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.mailer import Mailer
 
@@ -29,18 +30,20 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
     """A device that mails its tokens, to its own address or else to the user's."""
 
     __kind__ = "email"
+    kind_name = "Email"
+    code_prompt = "Enter the code that we email you"
 
     mailer: ClassVar[Mailer | None] = None
     sender: ClassVar[str | None] = None
     """The From; unless set, the mailer's."""
-    subject: ClassVar[str] = "OTP token"
+    subject: ClassVar[str] = "Your code"
     """Takes `{token}`."""
     body_template: ClassVar[str | None] = None
     """A Jinja template as text; it wins over the path."""
     body_html_template: ClassVar[str | None] = None
     body_template_path: ClassVar[str] = "otp/email/token.txt"
     body_html_template_path: ClassVar[str | None] = None
-    challenge_message: ClassVar[str] = "A token was sent by email."
+    challenge_message: ClassVar[str] = "We sent a code to {destination}."
 
     email: Mapped[str | None] = mapped_column(String(_MAX_ADDRESS), use_existing_column=True)
 
@@ -63,6 +66,15 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         except ValueError:
             return None
         return with_a_labels(address).casefold()
+
+    def shown_destination(self, user: object) -> str:
+        """The address as it is written, masked; or nothing."""
+        return masked(self.email or getattr(user, "email", None))
+
+    def shown_name(self, user: object) -> str:
+        """The kind and the address."""
+        where = self.shown_destination(user)
+        return f"{self.kind_name} to {where}" if where else super().shown_name(user)
 
     async def prepare_challenge(self, **context: Any) -> str:
         """Make a new token; who can't send gets none."""

@@ -20,6 +20,8 @@ OfDevice = str | Callable[[Any], str | None] | None
 class OTPAuthMixin(DeviceMixin):
     """A device whose tokens a prover makes from a secret that both sides know."""
 
+    code_has_letters = False
+
     issuer: ClassVar[OfDevice] = None
     """Whose key it is, as the prover's app shows it."""
 

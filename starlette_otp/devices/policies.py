@@ -252,16 +252,12 @@ def refusal_in_words(evidence: dict[str, Any] | None) -> str:
     evidence = evidence or {}
     if evidence.get("reason") == VerifyNotAllowed.N_FAILED_ATTEMPTS:
         until = evidence["locked_until"]
-        wait = "once the device has been reset" if until is None else clock.in_words(until)
-        return f"After wrong tokens this device has to wait. Please try again {wait}."
+        if until is None:
+            return "After many wrong codes this is locked until it is reset."
+        return f"After wrong codes you have to wait. You can ask again {clock.in_words(until)}."
     if evidence.get("reason") == GenerateNotAllowed.DAILY_LIMIT_REACHED:
-        return (
-            "No more tokens are sent today. Next generation allowed "
-            f"{clock.in_words(evidence['next_generation_at'])}."
-        )
+        wait = clock.in_words(evidence["next_generation_at"])
+        return f"No more codes are sent today. You can ask again {wait}."
     if evidence.get("reason") == GenerateNotAllowed.COOLDOWN_DURATION_PENDING:
-        return (
-            "Token generation cooldown period has not expired yet. Next generation allowed "
-            f"{clock.in_words(evidence['next_generation_at'])}."
-        )
-    return str(evidence.get("error_message", "No challenge can be made now."))
+        return f"You can ask again {clock.in_words(evidence['next_generation_at'])}."
+    return str(evidence.get("error_message", "No code can be sent now."))

@@ -24,10 +24,13 @@ class SideChannelDeviceMixin(CooldownMixin, DeviceMixin):
     commit, with nothing locked; if it raises, the token is dead and the cooldown given back.
     """
 
+    code_prompt = "Enter the code that we send you"
+    code_has_letters = False
+
     token_validity: ClassVar[float] = 300
     """Seconds; OWASP ASVS 6.5.5 allows ten minutes."""
-    challenge_message: ClassVar[str] = "A token was sent to you."
-    """What the user is told after a challenge."""
+    challenge_message: ClassVar[str] = "We sent you a code."
+    """What the user is told after a challenge; `{destination}` is where it went, masked."""
 
     token_digest: Mapped[str | None] = mapped_column(String(64), use_existing_column=True)
     valid_until: Mapped[datetime | None] = mapped_column(

@@ -62,11 +62,18 @@ class StaticDeviceMixin(DeviceMixin):
     """
 
     __kind__ = "static"
+    kind_name = "Recovery code"
+    code_prompt = "Enter a recovery code"
+    is_spare = True
     __kind_defaults__ = {"token_shape": TokenShape.MADE}
 
     token_shape: Mapped[str | None] = mapped_column(String(8), use_existing_column=True)
     digit_lengths: Mapped[str | None] = mapped_column(String(255), use_existing_column=True)
     """The lengths of chosen tokens of digits only, by spaces; None on a device of before: any."""
+
+    def shown_name(self, user: object) -> str:
+        """The kind alone: what the set of codes is called tells nobody more."""
+        return self.kind_name
 
     @property
     def failure_limit(self) -> int | None:

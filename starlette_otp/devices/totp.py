@@ -25,6 +25,8 @@ class TOTPDeviceMixin(OTPAuthMixin):
     """
 
     __kind__ = "totp"
+    kind_name = "Authenticator app"
+    code_prompt = "Enter the code from your authenticator app"
     __kind_defaults__ = {
         "digits": 6,
         "tolerance": 1,

@@ -63,9 +63,12 @@ class Challenges:
                 return None, refusal_in_words(why)
             device.asking_browser = browser
             message = await device.generate_challenge(**context)
-            for count in counts if message is not None else ():
+            if message is None:
+                return device, None
+            for count in counts:
                 count.note(device.last_generated_timestamp)
-            return device, message
+            where = device.shown_destination(user) or "you"
+            return device, message.replace("{destination}", where)
 
         device, message = await self._transactions.write(work)
         if device is None or message is None:

@@ -13,6 +13,7 @@ from sqlalchemy.dialects.postgresql import aggregate_order_by
 from starlette_otp import clock
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.users import is_active
+from starlette_otp.exceptions import breaks_integrity
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.transactions import Transactions
 from starlette_otp.service.users import loaded
@@ -44,7 +45,7 @@ class Tickets:
         uses = func.convert_to(func.string_agg(use, in_order), "UTF8")
         self._uses = select(func.encode(func.sha256(uses), "hex")), devices.user_id
 
-    async def issue(self, user: Any, former_token: object = None) -> str:
+    async def issue(self, user: Any, former_token: object = None) -> str | None:
         """A new ticket for a user whose password was accepted.
 
         Args:
@@ -52,7 +53,7 @@ class Tickets:
             former_token: of the ticket that the client held until now, which ends.
 
         Returns:
-            Its token.
+            Its token; None if the user has gone meanwhile.
         """
         key = self._rows.device_model.user_key(user)
         token, now = secrets.token_urlsafe(32), clock.now()
@@ -72,7 +73,12 @@ class Tickets:
         former = self._rows.ticket_of(former_token)
         old = and_(self._rows.tickets_of(key), self._table.expires_at < now)
         query = self._rows.insert(row, or_(old, false() if former is None else former))
-        await self._execute(query)
+        try:
+            await self._execute(query)
+        except Exception as exc:
+            if not breaks_integrity(exc):
+                raise
+            return None
         return token
 
     async def redeem(self, token: object, load_user: Callable[[Any], Awaitable[Any]]) -> Any | None:

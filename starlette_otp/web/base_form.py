@@ -74,7 +74,8 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
             HTTPException: 400 for a body that does not parse, a JSON body that is no object of
                 texts, or a file for a field.
         """
-        kwargs.setdefault("formdata", await submitted(request))
+        if "formdata" not in kwargs:
+            kwargs["formdata"] = await submitted(request)
         return cls(request, **kwargs)
 
     async def validate(self, extra_validators: Any = None) -> bool:

@@ -1,10 +1,10 @@
-"""The forms: name, password and token in one go; or a token alone."""
+"""The forms: name, password and token, in one go or one after the other; or a token alone."""
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Self
 
@@ -24,6 +24,7 @@ from starlette_otp.web.base_form import BaseForm, merged
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.password import authenticate
 from starlette_otp.web.user import attach
+from starlette_otp.web.ways import Way, ways_of
 
 logger = logging.getLogger("starlette_otp")
 
@@ -93,25 +94,30 @@ class OTPAuthenticationFormMixin:
     Attributes:
         is_repeated: nothing is wrong, this is the second of two clicks: the first one's answer
             verifies the session, and the view sends the user on.
+        ways: the user's devices as the page offers them, the one that was used last first.
+        way: the one that the page is about: the chosen one, else the first; None without any.
+        sender: the one that the button for a code asks; None without any.
     """
 
     is_repeated = False
+    ways: Sequence[Way] = ()
+    way: Way | None = None
+    sender: Way | None = None
 
     otp_error_messages: ClassVar[Mapping[str, str]] = {
-        "token_required": "Please enter your token.",
-        "challenge_exception": "The challenge could not be sent. Please try again later.",
-        "not_interactive": "Please choose a device that gives a challenge.",
+        "token_required": "Please enter the code.",
+        "challenge_exception": "The code could not be sent. Please try again later.",
+        "not_interactive": "No code is sent for this. Please try another way.",
         "challenge_message": "{challenge}",
-        "invalid_token": "That token is not right, or was used before. Please check it.",
-        "n_failed_attempts": "Verification is paused after {wrong_tokens}. "
-        "Please try again {wait}.",
+        "invalid_token": "That code is not right, or was used before. Please check it.",
+        "n_failed_attempts": "You have to wait after {wrong_tokens}. Please try again {wait}.",
         "verification_not_allowed": "{error_message}",
     }
 
-    otp_device = SelectField("Device", choices=[], validate_choice=False)
-    otp_token = StringField("Token")
-    otp_challenge = SubmitField("Get challenge")
-    otp_letters = SubmitField("Keyboard with letters")
+    otp_device = SelectField("Try another way", choices=[], validate_choice=False)
+    otp_token = StringField("Code")
+    otp_challenge = SubmitField("Send me a code")
+    otp_way = StringField("Try another way")
 
     _user: Any = None
 
@@ -128,11 +134,8 @@ class OTPAuthenticationFormMixin:
         """The user's confirmed devices to choose from: persistent id and name."""
         found = await self.otp.enrolment.devices_for_user(user)
         devices = [device for device in found if device.missing_setting() is None]
-        names = Counter(_label(device) for device in devices)
-        return [
-            (d.persistent_id, _label(d) + (f" ({d.id})" if names[_label(d)] > 1 else ""))
-            for d in devices
-        ]
+        self.ways = ways_of(devices, user)
+        return [(way.device_id, way.name) for way in self.ways]
 
     async def clean_otp(self: Any, user: Any) -> bool:
         """Verify the token, or give the challenge that was asked for.
@@ -147,14 +150,14 @@ class OTPAuthenticationFormMixin:
             Whether a device accepted the token: `get_user()` has it. If not, the errors and their
             codes say why, or `info` holds the challenge, and `otp_device` offers the devices.
         """
-        chosen = self.otp_device.data or None
+        chosen = self.otp_way.data or self.otp_device.data or None
         device = None
         if self.otp_challenge.data:
-            await self._challenge(user, chosen)
-        elif self.otp_letters.data:
-            pass  # Only a page with another keyboard was asked for.
+            chosen = await self._challenge(user, chosen)
+        elif self.otp_way.data:
+            pass  # Only the page for another device was asked for.
         elif not (self.otp_token.data or "").strip():
-            self.add_error("token_required", self.otp_token)
+            self.token_is_missing()
         else:
             device = await self._verify(user, chosen)
         if device is not None:
@@ -164,12 +167,23 @@ class OTPAuthenticationFormMixin:
             await self._offer(user, chosen)
         return False
 
+    def token_is_missing(self: Any) -> None:
+        """Say that no token was typed."""
+        self.add_error("token_required", self.otp_token)
+
     async def _offer(self: Any, user: object, chosen: str | None) -> None:
         choices = await self.device_choices(user)
         several = [("", "Any of my devices")] if len(choices) > 1 else []
         self.otp_device.choices = several + choices
         self.otp_device.data = chosen if chosen in dict(choices) else ""
         self.otp_token.data = ""
+        # A host's own choices may be fewer, and have names of their own.
+        known = {way.device_id: way for way in self.ways}
+        ways = [replace(known.get(id_, Way(id_)), name=name) for id_, name in choices]
+        chosen_way = next((way for way in ways if way.device_id == self.otp_device.data), None)
+        self.ways, self.way = ways, chosen_way or (ways[0] if ways else None)
+        asked = ways if chosen_way is None else [chosen_way]
+        self.sender = next((way for way in asked if way.is_interactive), None)
 
     async def _verify(self: Any, user: Any, chosen: str | None) -> Any | None:
         token, client = self.otp_token.data, client_of(self.otp, self._request)
@@ -193,15 +207,19 @@ class OTPAuthenticationFormMixin:
             data = {
                 **refusal,
                 "wait": _wait(refusal.get("locked_until")),
-                "wrong_tokens": "1 wrong token" if count == 1 else f"{count} wrong tokens",
+                "wrong_tokens": "1 wrong code" if count == 1 else f"{count} wrong codes",
             }
             self.add_error("n_failed_attempts", self.otp_token, **data)
         elif refusal is not None:
-            data = {"error_message": "This device can't verify a token now.", **refusal}
+            data = {"error_message": "This can't be used now.", **refusal}
             self.add_error("verification_not_allowed", self.otp_token, **data)
         return attempt.device
 
-    async def _challenge(self: Any, user: Any, chosen: str | None) -> None:
+    async def _challenge(self: Any, user: Any, chosen: str | None) -> str | None:
+        """Send a code by the chosen device, or else by the first that can; its id."""
+        if chosen is None:
+            await self._offer(user, None)
+            chosen = self.sender and self.sender.device_id
         try:
             message = chosen and await self.otp.challenges.generate(
                 user, chosen, self.asking_browser
@@ -214,11 +232,12 @@ class OTPAuthenticationFormMixin:
             logger.error("A challenge could not be made: %s.", described(exc))
             self.add_error("challenge_exception", self.otp_device)
         else:
-            if not message:
+            if message:
+                self.info = self.messages()["challenge_message"].format(challenge=message)
+                self.error_codes.append("challenge_message")
+            else:
                 self.add_error("not_interactive", self.otp_device)
-                return
-            self.info = self.messages()["challenge_message"].format(challenge=message)
-            self.error_codes.append("challenge_message")
+        return chosen
 
 
 class OTPTokenForm(OTPAuthenticationFormMixin, BaseForm):
@@ -250,7 +269,7 @@ class OTPTokenForm(OTPAuthenticationFormMixin, BaseForm):
 
 
 class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
-    """Name, password and token in one go.
+    """Name, password and token, in one go or one after the other.
 
     Once the password was accepted it need not be typed again: for five minutes a ticket in the
     session stands for it. The ticket is bound to the username, to the password's hash and to the
@@ -285,9 +304,18 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             return False
         self.password_accepted = True
         if self.password.data and self.otp.users.can_be_loaded:
-            name = self.username.data or ""
-            await ticket.issue(self.otp, self._request, name, user, self._former_token)
+            name, former = self.username.data or "", self._former_token
+            if not await ticket.issue(self.otp, self._request, name, user, former):
+                self.password_accepted = False
+                self.add_error("invalid_login")
         return False
+
+    def token_is_missing(self) -> None:
+        """Say so, but not to who has typed the password alone, on a page that asked for no more."""
+        if self.password.data and not self.otp_token.raw_data:
+            self.error_codes.append("token_required")
+        else:
+            super().token_is_missing()
 
     async def authenticate(self) -> Any | None:
         """The user of the typed credentials, or else of the ticket."""
@@ -304,10 +332,6 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
         if user is None:
             await otp.tickets.discard(self._former_token)
         return user
-
-
-def _label(device: Any) -> str:
-    return device.name or f"{device.kind} device"
 
 
 def _wait(until: datetime | None) -> str:

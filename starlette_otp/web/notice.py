@@ -25,7 +25,7 @@ def note_failures(conn: HTTPConnection, otp: Site, user: Any, device: Any) -> No
 def failures_before(request: HTTPConnection) -> int:
     """How many wrong tokens came before the user verified, for the host's page to say so, once.
 
-    "7 wrong tokens since you last signed in": whoever types tokens has the password. It is told
+    "7 wrong codes since you last signed in": whoever types tokens has the password. It is told
     to the first page after the verification that asks, a page of ours or one that calls this; for
     later requests it is 0.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from starlette.requests import Request
@@ -45,20 +46,23 @@ def page(
     return templates.TemplateResponse(request, template, context, status_code, HEADERS)
 
 
-def otp_urls(request: Request, login_url: str) -> dict[str, dict[str, str]]:
+def otp_urls(
+    request: Request, login_url: str, help_urls: Mapping[str, str | None]
+) -> dict[str, dict[str, str]]:
     """`otp_urls` for every template, a host's own that extends ours, too: where our routes are.
 
     Args:
         request: whose page it is; behind OTPMiddleware or, on a page of errors, not.
         login_url: the OTP's; a page that is none of our routes finds the others beside it.
+        help_urls: of pages of the host's by their names there; None where it has none.
     """
-    folder = request.scope.get(FOLDER)
+    folder, verdict = request.scope.get(FOLDER), request.scope.get(VERDICT)
+    root_path = verdict.root_path if verdict else request.scope.get("root_path", "")
     if folder is None:
-        verdict = request.scope.get(VERDICT)
-        root_path = verdict.root_path if verdict else request.scope.get("root_path", "")
-        ours = root_path.rstrip("/") + login_url if is_local(login_url) else login_url
-        folder = ours.partition("?")[0].rpartition("/")[0]
-    return {"otp_urls": {name: f"{folder}/{name}" for name in ("login", "logout", "static")}}
+        folder = _under(root_path, login_url).partition("?")[0].rpartition("/")[0]
+    ours = {name: f"{folder}/{name}" for name in ("login", "logout", "static")}
+    theirs = {name: _under(root_path, url) for name, url in help_urls.items() if url}
+    return {"otp_urls": ours | theirs}
 
 
 def unavailable(request: Request, folder: str | None = None) -> Response:
@@ -81,7 +85,11 @@ def too_many(refusal: TooManyAttempts) -> Response:
 
 def local_url(verdict: Verdict, url: str) -> str:
     """`url`, under the root path that OTPMiddleware saw if it begins with one slash."""
-    return verdict.root_path.rstrip("/") + url if is_local(url) else url
+    return _under(verdict.root_path, url)
+
+
+def _under(root_path: str, url: str) -> str:
+    return root_path.rstrip("/") + url if is_local(url) else url
 
 
 def is_local(url: str) -> bool:

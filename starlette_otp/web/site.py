@@ -30,6 +30,7 @@ class Site(Protocol):
     login_url: str
     login_redirect_url: str
     allowed_origins: Sequence[str]
+    password_is_enough: bool
     templates: Jinja2Templates
     cookie: SessionCookie
     keyring: Keyring

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -32,7 +32,12 @@ def _escaping(host: bool | Callable[[str | None], bool]) -> Callable[[str | None
     return lambda name: html(name) or (host(name) if callable(host) else host)
 
 
-def jinja_templates(host: Templates, login_url: str = "/account/login") -> Jinja2Templates:
+def jinja_templates(
+    host: Templates,
+    login_url: str = "/account/login",
+    site_name: str = "",
+    help_urls: Mapping[str, str | None] = {},
+) -> Jinja2Templates:
     """Templates looked for in the host's first, then among the shipped ones.
 
     An override can extend the original that it hides as `starlette_otp/otp/login.html`.
@@ -40,9 +45,12 @@ def jinja_templates(host: Templates, login_url: str = "/account/login") -> Jinja
     Args:
         host: a folder, several, a Jinja2Templates whose environment is shared, or None.
         login_url: the OTP's, for `otp_urls`.
+        site_name: the OTP's, as `otp_site_name`.
+        help_urls: of pages of the host's, for `otp_urls`, too.
     """
     ours: list[Callable[[Request], dict[str, Any]]] = [
-        partial(otp_urls, login_url=login_url),
+        partial(otp_urls, login_url=login_url, help_urls=help_urls),
+        lambda request: {"otp_site_name": site_name},
         _notice,
     ]
     loaders: list[BaseLoader] = []

@@ -15,11 +15,19 @@ TICKET_KEY = "otp_ticket"
 
 async def issue(
     otp: Site, request: Request, username: str, user: Any, former_token: str | None
-) -> None:
-    """Let the client hold a new ticket of the user's, in place of a former one."""
-    claims = {"username": username, "token": await otp.tickets.issue(user, former_token)}
+) -> bool:
+    """Let the client hold a new ticket of the user's, in place of a former one.
+
+    Returns:
+        False if the user has gone meanwhile.
+    """
+    token = await otp.tickets.issue(user, former_token)
+    if token is None:
+        return False
+    claims = {"username": username, "token": token}
     # Unreadable: the cookie is not, and a username may be an address.
     request.session[TICKET_KEY] = otp.keyring.make_ticket(claims, clock.now())
+    return True
 
 
 async def redeem(otp: Site, request: Request, username: str) -> tuple[Any, str] | None:

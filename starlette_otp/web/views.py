@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.resources import TEMPLATES
 from starlette_otp.web.base_form import BaseForm
-from starlette_otp.web.body import MAX_BODY
+from starlette_otp.web.body import MAX_BODY, submitted
 from starlette_otp.web.browser import remember
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
@@ -60,17 +60,19 @@ class OTPEndpoint(HTTPEndpoint):
 class LoginView(OTPEndpoint):
     """Log in, verify, or verify again.
 
-    Anonymous or verified users meet the full form; users who are authenticated but not verified,
-    or are asked to verify again, the token alone. A subclass changes the attributes.
+    Anonymous or verified users are asked for name and password, then for the token; in between
+    they are anonymous, and a ticket stands for the password. A request that brings all three is
+    answered in one go. Users who are authenticated but not verified, or are asked to verify again,
+    meet the token alone. A subclass changes the attributes.
     """
 
     authentication_form: ClassVar[type[BaseForm]] = OTPAuthenticationForm
     token_form: ClassVar[type[BaseForm]] = OTPTokenForm
     password_form: ClassVar[type[BaseForm]] = PasswordForm
-    """The first page of `two_stage`."""
+    """With `OTP(password_is_enough=True)`, for a request that brings a password and no token."""
     template_name: ClassVar[str] = "otp/login.html"
-    two_stage: ClassVar[bool] = False
-    """The password's page first; then, authenticated, the token's."""
+    two_stage: ClassVar[bool] = True
+    """The password's page first, then the token's. False: name, password and token on one page."""
 
     async def get(self, request: Request) -> Response:
         """The form."""
@@ -108,8 +110,15 @@ class LoginView(OTPEndpoint):
         again = verdict.device is None or request.query_params.get(REVERIFY_PARAMETER)
         if verdict.user is not None and again:
             return await self.token_form.from_formdata(request, user=verdict.user)
-        first = self.password_form if self.two_stage else self.authentication_form
-        return await first.from_formdata(request)
+        if not verdict.otp.password_is_enough:
+            return await self.authentication_form.from_formdata(request)
+        fields = await submitted(request)
+        alone = self.two_stage
+        if fields is not None:
+            # Without a password a ticket may stand for it, on the page that asks for the token.
+            alone = bool(fields.get("password")) and not fields.get("otp_token")
+        first = self.password_form if alone else self.authentication_form
+        return await first.from_formdata(request, formdata=fields)
 
     async def success(self, request: Request, form: Any) -> Response:
         """Begin or verify the session and send the user on."""
@@ -118,14 +127,13 @@ class LoginView(OTPEndpoint):
             await login(request, device_of(user))
         else:
             await log_in(request, user)
-            otp = verdict_of(request).otp
-            if isinstance(form, self.password_form) and self.two_stage:
-                has_device = await otp.enrolment.user_has_device(user)
-                if not has_device:
-                    remember(request, verdict_of(request), user)
-                if has_device:
+            verdict = verdict_of(request)
+            if verdict.otp.password_is_enough and verdict.device is None:
+                if await verdict.otp.enrolment.user_has_device(user):
                     here = request.url.replace(scheme="", netloc="")
                     target = str(here.include_query_params(**{self.redirect_field_name: target}))
+                else:
+                    remember(request, verdict, user)
         return RedirectResponse(target, 303, HEADERS)
 
     def render(self, request: Request, form: Any) -> Response:
@@ -140,10 +148,19 @@ class LoginView(OTPEndpoint):
         return page(request, self.template_name, context)
 
     def stage(self, form: BaseForm) -> str:
-        """Which page it is: "login", "password" or "token"."""
+        """Which page it is.
+
+        "password" asks for the password and not for a token, "token" for a token of who is
+        authenticated; "login" for both, or for the token alone once `form.password_accepted`.
+        """
         if isinstance(form, self.token_form):
             return "token"
-        return "password" if self.two_stage else "login"
+        if not hasattr(form, "otp_token"):
+            return "password"
+        # Where users can't be loaded no ticket can stand for the password.
+        in_steps = self.two_stage and form.otp.users.can_be_loaded
+        is_first = getattr(form, "password_accepted", None) is False
+        return "password" if in_steps and is_first else "login"
 
 
 class LogoutView(OTPEndpoint):
@@ -153,16 +170,21 @@ class LogoutView(OTPEndpoint):
 
     async def get(self, request: Request) -> Response:
         """The page with the button: a link to it logs nobody out."""
-        return page(request, self.template_name, {"form": LogoutForm(request)})
+        return self.render(request, LogoutForm(request))
 
     async def post(self, request: Request) -> Response:
         """303 after success; 403 and a page with the button when the request looks forged."""
         form = await LogoutForm.from_formdata(request)
         if not await form.validate_on_submit():
-            return page(request, self.template_name, {"form": form}, status_code=403)
+            return self.render(request, form, 403)
         target = await self.next_url(request)
         await log_out(request)
         return RedirectResponse(target, 303, HEADERS)
+
+    def render(self, request: Request, form: Any, status_code: int = 200) -> Response:
+        """The page with the button, and who is signed in."""
+        context = {"form": form, "signed_in": verdict_of(request).user}
+        return page(request, self.template_name, context, status_code)
 
 
 def routes(login_view: type[HTTPEndpoint] = LoginView) -> Sequence[BaseRoute]:

@@ -154,7 +154,7 @@ def test_a_change_by_script_asks_for_a_token_and_comes_back(page: Page, url: str
     page.get_by_role("row", name="carol").locator('[data-bs-target="#modal-delete"]').click()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_label("Password")).to_have_count(0)
-    page.get_by_label("Token").fill(totp_token())
+    page.get_by_label("Enter the code from your authenticator app").fill(totp_token())
     page.get_by_role("button", name="Verify").click()
     expect(page).to_have_url(f"{url}/admin/user/list")
     expect(page.get_by_role("cell", name="carol")).to_be_visible()

@@ -45,7 +45,7 @@ def test_a_token_is_valid_for_five_minutes() -> None:
     assert (EmailDevice.token_validity, EmailDevice.cooldown_duration) == (300, 60)
 
 
-COOLING = "Token generation cooldown period has not expired yet. Next generation allowed "
+COOLING = "You can ask again "
 
 
 @pytest.mark.parametrize(
@@ -63,9 +63,9 @@ def test_the_wait_in_words(seconds: float, words: str) -> None:
     ("evidence", "words"),
     [
         ({"error_message": "The office is closed."}, "The office is closed."),
-        ({"reason": "OFFICE_HOURS"}, "No challenge can be made now."),
-        ({}, "No challenge can be made now."),
-        (None, "No challenge can be made now."),
+        ({"reason": "OFFICE_HOURS"}, "No code can be sent now."),
+        ({}, "No code can be sent now."),
+        (None, "No code can be sent now."),
     ],
 )
 def test_a_third_partys_refusal_in_words(evidence: dict[str, str] | None, words: str) -> None:

@@ -17,7 +17,7 @@ from tests.smtp import Postbox, silent_server, smtp_server
 from tests.support import Browser, Sessions, add, codes, reload
 
 SENDER = "no-reply@acme.example"
-FAILED = "The challenge could not be sent. Please try again later."
+FAILED = "The code could not be sent. Please try again later."
 
 
 def through(port: int, timeout: float = 10) -> SMTPMailer:
@@ -150,7 +150,7 @@ async def test_a_newer_challenge_survives_an_older_failure(
 
 
 async def ask(browser: Browser, device: EmailDevice) -> httpx2.Response:
-    chosen = {"otp_device": device.persistent_id, "otp_challenge": "Get challenge"}
+    chosen = {"otp_device": device.persistent_id, "otp_challenge": "Send me a code"}
     return await browser.log_in(**chosen)
 
 
@@ -161,7 +161,7 @@ async def test_the_login_page_sends_the_mail(
     page = await ask(browser, device)
     assert codes(page) == ["challenge_message"]
     [status] = page.text.split('role="status">')[1:]
-    assert status.startswith("A token was sent by email.")
+    assert status.startswith("We sent a code to a…@home.example.")
     assert 'role="alert"' not in page.text
     token = mailed(box)
     assert token not in page.text
@@ -181,7 +181,7 @@ async def test_the_login_page_says_when_the_next_may_be_sent(
         clock.shift(20)
         page = await ask(browser, device)
     assert codes(page) == ["challenge_message"]
-    assert "Next generation allowed in 40 seconds." in page.text
+    assert "You can ask again in 40 seconds." in page.text
     assert len(box.mails) == 1
 
 

@@ -41,15 +41,16 @@ async def test_a_token_by_mail(
     otp: OTP, alice: User, device: EmailDevice, box: Postbox, sessions: Sessions
 ) -> None:
     """The mail has the shipped text, subject, sender and one recipient; its token verifies once."""
-    assert await otp.generate_challenge(alice, device.persistent_id) == "A token was sent by email."
+    message = await otp.generate_challenge(alice, device.persistent_id)
+    assert message == "We sent a code to A…@mail.home.example."
     [mail], [envelope] = box.mails, box.envelopes
     assert (mail["From"], mail["To"]) == ("Acme <no-reply@acme.example>", ADDRESS)
     assert (envelope.mail_from, envelope.rcpt_tos) == ("no-reply@acme.example", [ADDRESS])
-    assert mail["Subject"] == "OTP token"
+    assert mail["Subject"] == "Your code"
     assert mail["Message-ID"].endswith("@acme.example>")
     assert mail["Date"]
     assert mail.get_content_type() == "text/plain"
-    found = re.match(r"Your token is ([0-9]{6})\n", box.text())
+    found = re.match(r"Your code is ([0-9]{6})\n", box.text())
     assert found
     assert "It is good for 5 minutes, and once." in box.text()
     assert await otp.verify_token(alice, device.persistent_id, found[1]) == device
@@ -208,7 +209,7 @@ async def test_templates_from_files(
     set_up(monkeypatch, body_template_path=overridden, body_html_template_path="mine/html")
     otp = OTP(sessions, Device, secret_key=SECRET_KEY, templates=tmp_path)
     await otp.generate_challenge(alice, device.persistent_id, name="O'Brien")
-    assert box.text().startswith("O'Brien\nYour token is ")
+    assert box.text().startswith("O'Brien\nYour code is ")
     assert box.html() == "O&#39;Brien\n"
 
 

@@ -98,7 +98,7 @@ async def test_a_token_travels_and_verifies_once(
 ) -> None:
     """ASVS 6.5.1: the token is delivered with the caller's context and the user, and good once."""
     message = await otp.generate_challenge(alice, phone.persistent_id, ip="192.0.2.1")
-    assert message == "A token was sent to you."
+    assert message == "We sent you a code."
     [delivered] = sent
     token = delivered.pop("token")
     assert delivered == {"number": "+4912345", "user": alice, "ip": "192.0.2.1"}
@@ -204,10 +204,7 @@ async def test_a_second_challenge_waits(
     token = await challenge(otp, alice, phone)
     clock.shift(18)
     refusal = await otp.generate_challenge(alice, phone.persistent_id)
-    assert refusal == (
-        "Token generation cooldown period has not expired yet. Next generation allowed "
-        "in 42 seconds."
-    )
+    assert refusal == "You can ask again in 42 seconds."
     row = await reload(sessions, phone)
     assert await row.generate_is_allowed() == (
         False,

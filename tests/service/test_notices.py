@@ -64,7 +64,7 @@ async def test_devices_more_and_less(otp: OTP, alice: User, bob: User, box: Post
     ]
     assert [(mail["From"], mail["To"]) for mail in box.mails] == [(SENDER, alice.email)] * 2
     text = box.text(0)
-    assert text.startswith("Hello alice,\n\nPhone & <tablet> can sign in")
+    assert text.startswith("Hello alice,\n\nAuthenticator app · Phone & <tablet> can sign in")
     assert "If that was not you" in text
 
 
@@ -134,8 +134,8 @@ async def test_wrong_tokens(otp: OTP, sessions: Sessions, alice: User, box: Post
         assert box.mails == []
         assert await otp.verify_token(alice, device.persistent_id, totp_token(device.secret))
         await otp.notices.settle()
-    assert subjects(box) == ["Wrong tokens for your account (Acme)"]
-    assert "There were 5 wrong tokens before you signed in." in box.text()
+    assert subjects(box) == ["Wrong codes for your account (Acme)"]
+    assert "There were 5 wrong codes before you signed in." in box.text()
 
 
 async def test_a_mail_that_does_not_arrive(

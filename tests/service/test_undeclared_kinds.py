@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from starlette_otp import OTP, LoginView, requires_otp
+from starlette_otp import OTP, requires_otp
 from starlette_otp.models import User
 from tests.support import PASSWORD, Browser, door, make_app
 
@@ -53,12 +53,9 @@ async def test_such_a_user_has_a_device(otp: OTP, engine: AsyncEngine, alice: Us
 
 
 async def test_two_pages_go_on_to_the_token(otp: OTP, engine: AsyncEngine, alice: User) -> None:
-    """The password's page does not take such a user for one without a device."""
-
-    class TwoStage(LoginView):
-        two_stage = True
-
+    """Where a password is enough, such a user is not taken for one without a device."""
+    otp.password_is_enough = True
     await give_a_pager(engine, alice, confirmed=True)
-    async with Browser(make_app(otp, login_view=TwoStage)) as browser:
+    async with Browser(make_app(otp)) as browser:
         answer = await browser.submit("/account/login", username="alice", password=PASSWORD)
         assert answer.headers["location"] == "/account/login?next=%2F"

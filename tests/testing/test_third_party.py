@@ -46,8 +46,7 @@ async def test_forms_and_guards_see_it(host: Application) -> None:
     async with host.browser() as browser:
         form = await browser.log_in("wrong")
         assert codes(form) == ["invalid_token"]
-        assert f'value="{device.persistent_id}"' in form.text
-        assert "lobby" in form.text
+        assert "Word · lobby" in form.text
         with time_machine.travel(clock.now() + timedelta(minutes=1)):
             answer = await browser.log_in(WORD, otp_device=device.persistent_id)
             assert answer.status_code == 303
@@ -112,7 +111,7 @@ async def test_the_cooldown_is_done_for_it(host: Application) -> None:
     key = device.persistent_id
     await host.otp.generate_challenge(host.alice, key)
     refusal = await host.otp.generate_challenge(host.alice, key)
-    assert "cooldown period has not expired" in str(refusal)
+    assert str(refusal) == "You can ask again in 60 seconds."
     allowed, evidence = await (await reload(host.sessions, device)).generate_is_allowed()
     assert not allowed
     assert evidence["reason"] == GenerateNotAllowed.COOLDOWN_DURATION_PENDING
@@ -136,7 +135,7 @@ async def test_a_cooldown_named_after_the_device(empty_engine: AsyncEngine) -> N
     device = await host.make("bell")
     asked = [await host.otp.generate_challenge(host.alice, device.persistent_id) for _ in "12"]
     assert asked[0] == "It rings."
-    assert "cooldown" in str(asked[1])
+    assert str(asked[1]).startswith("You can ask again")
 
 
 async def test_a_delivery_that_fails_gives_the_cooldown_back(

@@ -6,7 +6,7 @@ from email.message import EmailMessage
 import httpx2
 import pytest
 
-from starlette_otp import OTP, LoginView
+from starlette_otp import OTP
 from starlette_otp.models import EmailDevice, User
 from tests.support import Browser, CodesView, Sessions, add, codes, door, make_app, reload
 
@@ -17,10 +17,6 @@ class Box:
 
     async def send(self, message: EmailMessage) -> None:
         [self.token] = re.findall("[0-9]{6}", message.get_content())
-
-
-class TwoStage(CodesView):
-    two_stage = True
 
 
 @pytest.fixture(autouse=True)
@@ -93,12 +89,13 @@ async def test_a_call_has_no_browser(
     assert (row.asked_by, row.token_digest) == (None, None)
 
 
-@pytest.mark.parametrize("login_view", [CodesView, TwoStage])
+@pytest.mark.parametrize("is_enough", [False, True])
 async def test_the_tokens_page_is_bound_too(
-    otp: OTP, alice: User, device: EmailDevice, box: Box, login_view: type[LoginView]
+    otp: OTP, alice: User, device: EmailDevice, box: Box, is_enough: bool
 ) -> None:
     """Who is authenticated already asks on the token's page, and types there what was sent."""
-    app = make_app(otp, door(otp, alice), login_view=login_view)
+    otp.password_is_enough = is_enough
+    app = make_app(otp, door(otp, alice), login_view=CodesView)
     async with Browser(app) as browser, Browser(app) as other:
         for visitor in (browser, other):
             await visitor.get("/enter")

@@ -16,7 +16,6 @@ from starlette_otp import (
     OTP,
     ConfigurationError,
     DeviceRejected,
-    LoginView,
     log_in,
     log_out,
     login,
@@ -37,10 +36,6 @@ from tests.support import (
     reload,
     totp_token,
 )
-
-
-class TwoStage(LoginView):
-    two_stage = True
 
 
 async def test_the_dependency_without_parentheses_guards(otp: OTP) -> None:
@@ -72,7 +67,8 @@ async def test_a_cached_user_object_verifies_nobody_else(sessions: Sessions, ali
     async with Browser(make_app(otp)) as owner:
         assert (await owner.log_in(totp_token())).status_code == 303
         assert (await owner.state())["verified"]
-    async with Browser(make_app(otp, login_view=TwoStage)) as thief:
+    otp.password_is_enough = True
+    async with Browser(make_app(otp)) as thief:
         await thief.submit("/account/login", username="alice", password=PASSWORD)
         assert await thief.state() | {"scopes": 0} == {
             "authenticated": True,
@@ -145,8 +141,8 @@ async def test_a_log_out_ends_a_session_that_is_just_being_verified(
         await log_out(other)
         return PlainTextResponse("out")
 
-    app = make_app(otp, Route("/both", both), login_view=TwoStage)
-    async with Browser(app) as browser:
+    otp.password_is_enough = True
+    async with Browser(make_app(otp, Route("/both", both))) as browser:
         await browser.submit("/account/login", username="alice", password=PASSWORD)
         await browser.get("/both")
         assert (await browser.state())["authenticated"] is False
@@ -165,8 +161,8 @@ async def test_a_verification_does_not_revive_a_session_that_ended(
             await login(request, device)
         return PlainTextResponse("out")
 
-    app = make_app(otp, Route("/both", both), login_view=TwoStage)
-    async with Browser(app) as browser:
+    otp.password_is_enough = True
+    async with Browser(make_app(otp, Route("/both", both))) as browser:
         await browser.submit("/account/login", username="alice", password=PASSWORD)
         assert (await browser.get("/both")).text == "out"
         assert (await browser.state())["authenticated"] is False

@@ -14,6 +14,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from tests.demo_process import Demo, demo
 
+APP_CODE = "Enter the code from your authenticator app"
 STRICT = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'"
 SWITCHES = (
     "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
@@ -63,20 +64,23 @@ def press_enter(page: Page) -> None:
         page.keyboard.press("Enter")
 
 
-def fill_in(page: Page, site: Demo, token: str = "") -> None:
+def fill_in(page: Page, site: Demo) -> None:
     page.get_by_label("Username").fill("alice")
     page.get_by_label("Password").fill(site.word("password"))
-    page.get_by_label("Token").fill(token)
+
+
+def to_the_second_step(page: Page, site: Demo) -> None:
+    fill_in(page, site)
+    press_enter(page)
 
 
 def test_signing_in_without_javascript(chromium: Browser, site: Demo) -> None:
     """Without JavaScript and under a strict policy: password, then token, then the vault."""
     page = open_page(chromium, site, "/vault", java_script_enabled=False)
-    fill_in(page, site)
-    press_enter(page)
-    expect(page.get_by_text("Your password was accepted.")).to_be_visible()
+    to_the_second_step(page, site)
+    expect(page.get_by_text("Signing in as alice.")).to_be_visible()
     expect(page.get_by_label("Password")).to_have_count(0)
-    page.get_by_label("Token").fill(site.token(time.time()))
+    page.get_by_label(APP_CODE).fill(site.token(time.time()))
     press_enter(page)
     expect(page).to_have_url(f"{site.url}/vault")
     expect(page.get_by_text("Welcome, alice")).to_be_visible()
@@ -89,30 +93,35 @@ def test_enter_verifies_and_does_not_ask_for_a_challenge(chromium: Browser, site
     """By keyboard alone: the fields come in their order, and Enter sends the token."""
     page = open_page(chromium, site, "/account/login")
     expect(page.get_by_label("Username")).to_be_focused()
-    for text in ("alice", site.word("password"), site.static_tokens[0].upper()):
-        page.keyboard.type(text)
-        if text != site.static_tokens[0].upper():
-            page.keyboard.press("Tab")
+    page.keyboard.type("alice")
+    page.keyboard.press("Tab")
+    page.keyboard.type(site.word("password"))
+    press_enter(page)
+    expect(page.get_by_label(APP_CODE)).to_be_focused()
+    page.keyboard.type(site.static_tokens[0].upper())
     press_enter(page)
     expect(page.get_by_text("verified")).to_be_visible()
 
 
-def test_the_challenge_button_says_what_it_needs(chromium: Browser, site: Demo) -> None:
-    """A device without a challenge is told so, tied to the select for screen readers."""
-    page = open_page(chromium, site, "/account/login")
-    fill_in(page, site)
+def test_another_way_and_a_code_by_mail(chromium: Browser, site: Demo) -> None:
+    """The mail is another way; its button says where the code goes, for screen readers, too."""
+    page = open_page(chromium, site, "/account/login", java_script_enabled=False)
+    to_the_second_step(page, site)
+    other = page.get_by_role("group", name="Try another way").get_by_role("button")
+    expect(other).to_have_count(2)
+    page.get_by_role("button", name="Email to a…@demo.example").click()
+    send = page.get_by_role("button", name="Send me a code")
+    expect(send).to_have_accessible_description("To a…@demo.example.")
+    send.click()
+    expect(page.get_by_text("We sent a code to a…@demo.example.")).to_be_visible()
+    expect(page.get_by_text("You can ask again in")).to_be_visible()
+    site.read_to("Your code is")
+    page.get_by_label("Enter the code that we email you").fill(site.printed.split()[-1])
     press_enter(page)
-    page.get_by_label("Device").select_option(label="Recovery codes")
-    page.get_by_role("button", name="Get challenge").click()
-    expect(page.get_by_label("Device")).to_have_attribute("aria-invalid", "true")
-    described = page.get_by_label("Device").get_attribute("aria-describedby")
-    expect(page.locator(f"#{described}")).to_have_text(
-        "Please choose a device that gives a challenge."
-    )
-    expect(page.get_by_label("Device")).to_have_value("static/2")
+    expect(page.get_by_text("verified")).to_be_visible()
 
 
-@pytest.mark.parametrize("width", [320, 1280])
+@pytest.mark.parametrize("width", [320, 375, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_are_readable_and_accessible(
     chromium: Browser, site: Demo, width: int, scheme: Any
@@ -123,11 +132,21 @@ def test_pages_are_readable_and_accessible(
         chromium, site, "/account/login", viewport=viewport, color_scheme=scheme, bypass_csp=True
     )
     fill_in(page, site)
-    for step in ("login", "token", "home"):
+    for step in (
+        "login",
+        "token",
+        "Recovery code",
+        "Email to a…@demo.example",
+        "/account/logout",
+        "/",
+    ):
         if step == "token":
             press_enter(page)
-        elif step == "home":
-            page.goto("/")
+        elif step.startswith("/"):
+            page.goto(step)
+        elif step != "login":
+            with page.expect_navigation():
+                page.get_by_role("button", name=step).click()
         overflow = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         assert page.evaluate(overflow) == 0, step
         results = Axe().run(page)
@@ -142,12 +161,17 @@ def test_large_text_stays_in_its_card(chromium: Browser, site: Demo) -> None:
     press_enter(page)
     page.evaluate("document.documentElement.style.fontSize = '200%'")
     inside = """card => [
-        ...card.querySelectorAll("h1, p, button, select, .otp-field input, .otp-actions *")
+        ...card.querySelectorAll("h1, p, button, .otp-field input, .otp-actions *")
     ].every(part => {
         const [outer, inner] = [card.getBoundingClientRect(), part.getBoundingClientRect()]
         return outer.left <= inner.left && inner.right <= outer.right && outer.right <= innerWidth
     })"""
     assert page.locator(".otp-card").evaluate(inside)
+    long = "id => document.getElementById(id).textContent = `To a…@${'long.'.repeat(30)}example`"
+    page.evaluate(long, "otp_challenge-hint")
+    page.evaluate(long, "otp_ways")
+    assert page.locator(".otp-card").evaluate(inside)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     for button in page.locator(".otp-actions > *").all():
         assert button.evaluate("it => it.scrollWidth <= it.clientWidth")
 
@@ -163,17 +187,14 @@ def test_the_browser_has_nothing_to_complain_of(chromium: Browser, site: Demo) -
 
 
 def test_a_recovery_code_can_be_typed_on_a_phone(chromium: Browser, site: Demo) -> None:
-    """The numeric keyboard has no letters: a link and the choice of the device bring others."""
+    """The numeric keyboard has no letters: the page for recovery codes brings others."""
     page = open_page(chromium, site, "/account/login?next=/vault")
-    expect(page.get_by_label("Token")).to_have_attribute("inputmode", "numeric")
-    page.get_by_role("link", name="Keyboard with letters").click()
-    expect(page.get_by_label("Token")).to_have_attribute("inputmode", "text")
-    page.goto("/account/login?next=/vault")
-    fill_in(page, site)
-    press_enter(page)
-    page.get_by_role("button", name="Keyboard with letters").click()
-    expect(page.get_by_label("Token")).to_have_attribute("inputmode", "text")
-    expect(page.get_by_text("Please enter your token.")).to_have_count(0)
-    page.get_by_label("Token").fill(site.static_tokens[1])
+    to_the_second_step(page, site)
+    expect(page.locator("[name=otp_token]")).to_have_attribute("inputmode", "numeric")
+    page.get_by_role("button", name="Recovery code").click()
+    code = page.get_by_label("Enter a recovery code")
+    expect(code).to_have_attribute("inputmode", "text")
+    expect(page.get_by_text("Please enter the code.")).to_have_count(0)
+    code.fill(site.static_tokens[1])
     press_enter(page)
     expect(page).to_have_url(f"{site.url}/vault")

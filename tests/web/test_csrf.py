@@ -202,5 +202,5 @@ async def test_the_token_form_wants_it(
     with time_machine.travel(time.time() + 60, tick=False):
         page = await browser.post(f"{LOGIN}?reverify=1", data={"otp_token": "000000"})
         assert codes(page) == ["csrf_failed"]
-        assert f'value="{device.persistent_id}"' in page.text
+        assert "Enter the code from your authenticator app" in page.text
     assert (await reload(sessions, device)).throttling_failure_count == 0

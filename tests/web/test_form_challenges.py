@@ -113,7 +113,7 @@ async def alice(otp: OTP, sessions: Sessions) -> Any:
 
 async def ask(browser: Browser, device: Device, **fields: str) -> httpx2.Response:
     """Choose the device and press the button."""
-    chosen = {"otp_device": device.persistent_id, "otp_challenge": "Get challenge"}
+    chosen = {"otp_device": device.persistent_id, "otp_challenge": "Send me a code"}
     return await browser.log_in(**{**chosen, **fields})
 
 
@@ -176,8 +176,8 @@ async def test_a_challenge_that_fails_keeps_its_reasons(
     device = await add(sessions, kind(user_id=alice.id))
     page = await ask(browser, device)
     assert codes(page) == ["challenge_exception"]
-    assert "The challenge could not be sent. Please try again later." in page.text
-    assert 'aria-describedby="otp_device-error"' in page.text
+    assert "The code could not be sent. Please try again later." in page.text
+    assert 'aria-describedby="otp_challenge-hint otp_device-error"' in page.text
     assert "pager.internal" not in page.text
     assert f"Error at {__file__}:" in caplog.text
     assert "pager.internal" not in caplog.text
@@ -188,8 +188,8 @@ async def test_a_challenge_that_fails_keeps_its_reasons(
     [
         ({"error_message": "The office is closed."}, "The office is closed."),
         ({"error_message": EVIL}, "&lt;script&gt;"),
-        ({"reason": "OFFICE_HOURS"}, "can&#39;t verify a token now"),
-        ({}, "can&#39;t verify a token now"),
+        ({"reason": "OFFICE_HOURS"}, "This can&#39;t be used now"),
+        ({}, "This can&#39;t be used now"),
     ],
 )
 @pytest.mark.parametrize("choose", [True, False])

@@ -31,8 +31,14 @@ ANONYMOUS = {"authenticated": False, "verified": False, "device": None, "scopes"
 
 
 def offered(page: httpx2.Response) -> list[str]:
-    """The persistent ids in the page's select."""
-    return re.findall(r'<option (?:selected )?value="([^"]*)"', page.text)
+    """The persistent ids of the other ways, as the page lists them."""
+    return re.findall(r'name="otp_way" value="([^"]*)"', page.text)
+
+
+def chosen_in(page: httpx2.Response) -> str:
+    """The persistent id of the device that the page is about, if one was chosen."""
+    [value] = re.findall(r'name="otp_device" value="([^"]*)"', page.text)
+    return str(value)
 
 
 async def test_without_a_device_chosen_every_device_is_asked(
@@ -60,14 +66,13 @@ async def test_a_recovery_code_logs_in(browser: Browser, sessions: Sessions, ali
 async def test_a_wrong_token_brings_the_form_back(
     browser: Browser, sessions: Sessions, alice: User, bob: User
 ) -> None:
-    """A wrong token brings the devices to choose from and a challenge, never the password."""
+    """A wrong token brings the devices to choose from, never the password."""
     totp = await make_totp(sessions, alice, name="phone")
     static, _ = await make_static(sessions, alice, None)
     await make_totp(sessions, bob, name="bob's")
     page = await browser.log_in("000000")
     assert codes(page) == ["invalid_token"]
-    assert offered(page) == ["", totp.persistent_id, static.persistent_id]
-    assert 'value="Get challenge"' in page.text
+    assert (chosen_in(page), offered(page)) == ("", [static.persistent_id])
     assert PASSWORD not in page.text
     assert 'type="password"' not in page.text
     assert "bob" not in page.text
@@ -84,7 +89,7 @@ async def test_a_chosen_device_alone_is_asked(
     second = await make_totp(sessions, alice, secret=OTHER_SECRET)
     page = await browser.log_in(totp_token(), otp_device=second.persistent_id)
     assert codes(page) == ["invalid_token"]
-    assert f'selected value="{second.persistent_id}"' in page.text
+    assert (chosen_in(page), offered(page)) == (second.persistent_id, [first.persistent_id])
     assert (await reload(sessions, first)).throttling_failure_count == 0
     assert (await reload(sessions, second)).throttling_failure_count == 1
 
@@ -93,8 +98,10 @@ async def test_the_only_device_is_chosen_beforehand(
     browser: Browser, sessions: Sessions, alice: User
 ) -> None:
     """A user with one device is not asked which."""
-    device = await make_totp(sessions, alice)
-    assert offered(await browser.log_in()) == [device.persistent_id]
+    await make_totp(sessions, alice)
+    page = await browser.log_in()
+    assert 'inputmode="numeric"' in page.text
+    assert "Try another way" not in page.text
 
 
 async def test_another_users_device_is_as_good_as_none(
@@ -138,7 +145,7 @@ async def test_an_unconfirmed_device_is_neither_offered_nor_asked(
         ({}, ["token_required"]),
         ({"otp_token": " \t "}, ["token_required"]),
         ({"otp_token": "000000"}, ["invalid_token"]),
-        ({"otp_challenge": "Get challenge"}, ["not_interactive"]),
+        ({"otp_challenge": "Send me a code"}, ["not_interactive"]),
         ({"otp_challenge": "1", "otp_token": "000000"}, ["not_interactive"]),
         ({"otp_challenge": "1", "otp_device": "totp/1"}, ["not_interactive"]),
     ],
@@ -170,7 +177,7 @@ async def test_a_locked_device_says_when_to_try_again(
         moving.shift(-4)
         page = await browser.log_in(totp_token())
         assert codes(page) == ["n_failed_attempts"]
-        assert "after 3 wrong tokens. Please try again in 4 seconds." in page.text
+        assert "after 3 wrong codes. Please try again in 4 seconds." in page.text
         assert (await reload(sessions, device)).throttling_failure_count == 3
         moving.shift(4)
         assert (await browser.log_in(totp_token())).status_code == 303
@@ -214,7 +221,7 @@ async def test_a_user_without_devices_stays_anonymous(
     """The password alone logs nobody in, not even a user who has no device."""
     page = await browser.log_in(token)
     assert codes(page) == [code]
-    assert "No device is set up for your account." in page.text
+    assert "Your account has no second factor yet." in page.text
     assert offered(page) == []
     assert await browser.state() == ANONYMOUS
 
@@ -279,7 +286,7 @@ async def test_a_subclass_changes_only_the_messages_it_names(
     await make_totp(sessions, alice)
     async with Browser(make_app(otp, login_view=View)) as browser:
         assert "Who are you?" in (await browser.log_in(password="wrong")).text
-        assert "Please enter your token." in (await browser.log_in()).text
+        assert "Please enter the code." in (await browser.log_in()).text
         assert "No, {not} that one." in (await browser.log_in("000000")).text
         assert "Please enter your username." in (await browser.log_in(username="")).text
 

@@ -12,7 +12,6 @@ from starlette.routing import Route
 
 from starlette_otp import (
     OTP,
-    LoginView,
     log_in,
     otp_logged_in,
     otp_logged_out,
@@ -135,12 +134,9 @@ async def test_two_stages_are_one_log_in(
     otp: OTP, sessions: Sessions, alice: User, ears: Ears
 ) -> None:
     """A session begins once; its verification is told as that."""
-
-    class TwoStage(LoginView):
-        two_stage = True
-
+    otp.password_is_enough = True
     await make_totp(sessions, alice)
-    async with Browser(make_app(otp, login_view=TwoStage)) as browser:
+    async with Browser(make_app(otp)) as browser:
         await browser.submit("/account/login", username="alice", password=PASSWORD)
         await browser.submit("/account/login", otp_token=totp_token())
     assert ears == [("otp_logged_in", alice.id, None, "password")]

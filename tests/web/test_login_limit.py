@@ -36,10 +36,6 @@ LIMIT = ["too_many_attempts"]
 WRONG = ["invalid_login"]
 
 
-class TwoStage(CodesView):
-    two_stage = True
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wrong passwords are known without Argon2, which these tests are not about."""
@@ -356,7 +352,8 @@ async def test_a_password_alone_makes_no_browser_known(
     """Who has but the password of an account with a device gets no cookie; a token gives it, on
     the second page, too."""
     await make_totp(sessions, alice)
-    async with Browser(make_app(otp, login_view=TwoStage)) as browser:
+    otp.password_is_enough = True
+    async with Browser(make_app(otp, login_view=CodesView)) as browser:
         await browser.submit("/account/login", username="alice", password=PASSWORD)
         assert COOKIE not in browser.cookies
         answer = await browser.submit("/account/login", otp_token=totp_token())
@@ -369,7 +366,8 @@ async def test_a_password_alone_makes_no_browser_known(
 
 async def test_an_account_without_a_device_has_known_browsers(otp: OTP, alice: User) -> None:
     """Where the password is all there is, it is enough."""
-    async with Browser(make_app(otp, login_view=TwoStage)) as browser:
+    otp.password_is_enough = True
+    async with Browser(make_app(otp, login_view=CodesView)) as browser:
         await browser.submit("/account/login", username="alice", password=PASSWORD)
         assert COOKIE in browser.cookies
 

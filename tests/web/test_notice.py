@@ -99,7 +99,7 @@ async def test_our_pages_say_it_once(
     """The first page of ours after the log-in says it, the demo's too, and takes it from the
     host's."""
     await log_in(browser, device, engine, 7, stopped_clock)
-    said = "7 wrong tokens since you last signed in."
+    said = "7 wrong codes since you last signed in."
     assert said in (await browser.get(path)).text
     assert said not in (await browser.get(LOGIN)).text
     assert await told_to(browser) == [0, 0]

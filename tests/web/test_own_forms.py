@@ -115,7 +115,9 @@ async def test_a_field_more(otp: OTP, sessions: Sessions, device: TOTPDevice) ->
         assert (await browser.log_in(totp_token(), terms="y")).status_code == 303
 
 
-async def test_a_token_form_of_ones_own(otp: OTP, sessions: Sessions, device: TOTPDevice) -> None:
+async def test_a_token_form_of_ones_own(
+    otp: OTP, sessions: Sessions, alice: User, device: TOTPDevice
+) -> None:
     """A subclass of the token form takes its place in the view."""
 
     class Form(OTPTokenForm):
@@ -129,9 +131,10 @@ async def test_a_token_form_of_ones_own(otp: OTP, sessions: Sessions, device: TO
 
     async with Browser(make_app(otp, login_view=View)) as browser:
         await browser.log_in(totp_token())
+        await make_totp(sessions, alice, name="tablet")
         page = await browser.submit(f"{LOGIN}?reverify=1")
         assert "And the token?" in page.text
-        assert "my phone" in page.text
+        assert "my Authenticator app · tablet" in page.text
 
 
 async def pay(request: Request) -> Response:
@@ -160,11 +163,11 @@ async def test_the_token_form_in_a_view_of_ones_own(
         with time_machine.travel(now + 60, tick=False):
             asked = (await browser.get("/pay")).json()
             assert asked["codes"] == []
-            assert asked["devices"] == [[device.persistent_id, "phone"]]
+            assert asked["devices"] == [[device.persistent_id, "Authenticator app · phone"]]
             answer = await browser.post("/pay", json={"otp_token": totp_token()})
             assert answer.json()["codes"] == ["csrf_failed"]
             body = {"csrf_token": asked["csrf_token"]}
             answer = await browser.post("/pay", json=body)
-            assert answer.json()["errors"] == {"otp_token": ["Please enter your token."]}
+            assert answer.json()["errors"] == {"otp_token": ["Please enter the code."]}
             answer = await browser.post("/pay", json={**body, "otp_token": totp_token()})
             assert answer.json() == {"paid_with": device.persistent_id}

@@ -14,6 +14,7 @@ from starlette_otp.models import User
 from tests.support import (
     Browser,
     CodesView,
+    OnePageView,
     Sessions,
     codes,
     csrf_of,
@@ -26,7 +27,8 @@ from tests.support import (
 
 LOGIN, LOGOUT = "/account/login", "/account/logout"
 REVERIFY = f"{LOGIN}?next=%2Fvault&reverify=1"
-FULL, TOKEN_ONLY = {"username", "password", "otp_token"}, {"otp_device", "otp_token"}
+FIRST, TOKEN_ONLY = {"username", "password"}, {"otp_device", "otp_token"}
+FULL = FIRST | {"otp_token"}
 
 
 def fields_of(page: Any) -> set[str]:
@@ -62,11 +64,16 @@ async def test_name_password_and_token_open_a_guarded_page(
 
 
 @pytest.mark.parametrize("query", ["", "?reverify=1"])
-async def test_anonymous_meets_the_full_form(browser: Browser, query: str) -> None:
-    """Who is nobody is asked for name, password and token, and sees no device and no challenge."""
-    page = await browser.get(LOGIN + query)
-    assert fields_of(page) == FULL
-    assert "Get challenge" not in page.text
+@pytest.mark.parametrize(("view", "asked"), [(CodesView, FIRST), (OnePageView, FULL)])
+async def test_anonymous_meets_the_form(
+    otp: OTP, query: str, view: type[CodesView], asked: set[str]
+) -> None:
+    """Who is nobody is asked for name and password, on one page or on two, and sees no device and
+    no challenge."""
+    async with Browser(make_app(otp, login_view=view)) as browser:
+        page = await browser.get(LOGIN + query)
+    assert fields_of(page) == asked
+    assert "otp_challenge" not in page.text
     assert 'action="/account/logout"' not in page.text
 
 
@@ -74,15 +81,15 @@ async def test_authenticated_meets_the_token_form(
     app: Any, sessions: Sessions, alice: User
 ) -> None:
     """Who is authenticated and not verified is asked for the token alone, and keeps the session."""
-    device = await make_totp(sessions, alice)
+    await make_totp(sessions, alice)
     static, _ = await make_static(sessions, alice, None)
     async with Browser(app) as browser:
         await browser.get("/enter")
         page = await browser.get(LOGIN)
         assert fields_of(page) == TOKEN_ONLY
-        assert device.persistent_id in page.text
+        assert "Enter the code from your authenticator app" in page.text
         assert static.persistent_id in page.text
-        assert "Get challenge" in page.text
+        assert "otp_challenge" not in page.text
         assert codes(await browser.submit(LOGIN, otp_token="000000")) == ["invalid_token"]
         assert codes(await browser.submit(LOGIN)) == ["token_required"]
         assert (await browser.state())["scopes"] == ["authenticated"]
@@ -109,13 +116,13 @@ async def test_the_token_form_knows_only_the_sessions_user(
     assert (untouched.throttling_failure_count, untouched.last_used_at) == (0, None)
 
 
-async def test_verified_meets_the_full_form(
+async def test_verified_meets_the_first_page(
     browser: Browser, sessions: Sessions, alice: User
 ) -> None:
-    """A verified user may log in as somebody else: the form is the full one."""
+    """A verified user may log in as somebody else."""
     await make_totp(sessions, alice)
     await browser.log_in(totp_token())
-    assert fields_of(await browser.get(LOGIN)) == FULL
+    assert fields_of(await browser.get(LOGIN)) == FIRST
 
 
 async def test_verified_and_asked_again_meets_the_token_form(

@@ -7,12 +7,15 @@ import httpx2
 import pytest
 import time_machine
 
+from starlette_otp import OTP
 from starlette_otp.models import User
 from tests.support import (
     Browser,
+    OnePageView,
     Sessions,
     codes,
     csrf_of,
+    make_app,
     make_static,
     make_totp,
     totp_token,
@@ -28,7 +31,7 @@ def focused(page: httpx2.Response) -> list[str]:
     return [found[1] for found in named if found]
 
 
-@pytest.mark.parametrize(("wrong", "said"), [(1, "1 wrong token. "), (2, "2 wrong tokens. ")])
+@pytest.mark.parametrize(("wrong", "said"), [(1, "1 wrong code. "), (2, "2 wrong codes. ")])
 async def test_one_wrong_token_is_one(
     browser: Browser, sessions: Sessions, alice: User, wrong: int, said: str
 ) -> None:
@@ -40,24 +43,26 @@ async def test_one_wrong_token_is_one(
             await browser.log_in("000000")
         page = await browser.log_in(totp_token())
     assert codes(page) == ["n_failed_attempts"]
-    assert f"Verification is paused after {said}Please try again" in page.text
+    assert f"You have to wait after {said}Please try again" in page.text
 
 
-async def test_the_letters_stay_and_their_button_goes(
-    browser: Browser, sessions: Sessions, alice: User
+async def test_the_letters_stay_and_their_link_goes(
+    otp: OTP, sessions: Sessions, alice: User
 ) -> None:
-    """Once the keyboard has letters its button is gone, and a wrong token leaves it so."""
+    """On the page with all three fields a link brings letters to a phone's keyboard; then it is
+    gone, and a wrong token leaves the letters."""
     await make_totp(sessions, alice)
-    page = await browser.log_in()
-    assert 'name="otp_letters"' in page.text
-    page = await browser.log_in(otp_letters="1", url=f"{LOGIN}?next=/vault")
-    assert ('inputmode="text"' in page.text, 'name="otp_letters"' in page.text) == (True, False)
-    (action,) = re.findall(r'<form method="post" action="(\?[^"]+)"', page.text)
-    assert action == "?next=%2Fvault&amp;keyboard=text"
-    data = {"csrf_token": csrf_of(page), "username": "alice", "otp_token": "wrong"}
-    page = await browser.post(LOGIN + action.replace("&amp;", "&"), data=data)
-    assert codes(page) == ["invalid_token"]
-    assert ('inputmode="text"' in page.text, 'name="otp_letters"' in page.text) == (True, False)
+    async with Browser(make_app(otp, login_view=OnePageView)) as browser:
+        page = await browser.get(f"{LOGIN}?next=/vault")
+        assert 'inputmode="numeric"' in page.text
+        (link,) = re.findall(r'href="(\?[^"]+)">Keyboard with letters', page.text)
+        assert link == "?next=%2Fvault&amp;keyboard=text"
+        url = LOGIN + link.replace("&amp;", "&")
+        page = await browser.get(url)
+        assert ('inputmode="text"' in page.text, "with letters" in page.text) == (True, False)
+        page = await browser.log_in("wrong", url)
+        assert codes(page) == ["invalid_token"]
+        assert 'inputmode="text"' in page.text
 
 
 @pytest.mark.parametrize(
@@ -69,7 +74,7 @@ async def test_the_letters_stay_and_their_button_goes(
         ({"password": "wrong"}, "password"),
         ({}, "otp_token"),
         ({"otp_token": "000000"}, "otp_token"),
-        ({"otp_challenge": "1"}, "otp_device"),
+        ({"otp_challenge": "1"}, "otp_token"),
     ],
 )
 async def test_the_cursor_waits_in_the_field_with_the_error(

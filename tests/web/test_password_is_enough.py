@@ -1,4 +1,4 @@
-"""`two_stage`: the password's page first; then, authenticated, the token's."""
+"""`OTP(password_is_enough=True)`: the password begins a session, the token then verifies it."""
 
 from typing import Any
 
@@ -8,43 +8,33 @@ from starlette.requests import Request
 from starlette_otp import OTP
 from starlette_otp.models import Device, User
 from tests.support import (
+    ANONYMOUS,
+    AUTHENTICATED,
     PASSWORD,
     SECRET_KEY,
     Browser,
     CodesView,
+    OnePageView,
     Sessions,
     codes,
     make_app,
     make_totp,
     totp_token,
+    verified_by,
 )
 
 LOGIN = "/account/login"
 
 
-class TwoStageView(CodesView):
-    two_stage = True
-
-
 @pytest.fixture
-def app(otp: OTP) -> Any:
-    return make_app(otp, login_view=TwoStageView)
+def app(sessions: Sessions) -> Any:
+    otp = OTP(sessions, Device, secret_key=SECRET_KEY, password_is_enough=True)
+    return make_app(otp, login_view=CodesView)
 
 
 async def enter(browser: Browser, url: str = LOGIN, **fields: str) -> Any:
     """Submit the first page."""
     return await browser.submit(url, **{"username": "alice", "password": PASSWORD, **fields})
-
-
-async def test_the_password_comes_first(app: Any) -> None:
-    """The first page asks for name and password, which can be typed, and for nothing else."""
-    async with Browser(app) as browser:
-        page = (await browser.get(LOGIN)).text
-    assert 'name="username"' in page
-    assert 'name="password"' in page
-    assert "otp_token" not in page
-    assert "otp_challenge" not in page
-    assert "readonly" not in page
 
 
 async def test_then_authenticated_the_token(app: Any, sessions: Sessions, alice: User) -> None:
@@ -53,12 +43,7 @@ async def test_then_authenticated_the_token(app: Any, sessions: Sessions, alice:
     async with Browser(app) as browser:
         answer = await enter(browser)
         assert answer.status_code == 303
-        assert await browser.state() == {
-            "authenticated": True,
-            "verified": False,
-            "device": None,
-            "scopes": ["authenticated"],
-        }
+        assert await browser.state() == AUTHENTICATED
         assert (await browser.get("/vault")).status_code == 303
         first = browser.cookie
         page = await browser.get(answer.headers["location"])
@@ -70,6 +55,31 @@ async def test_then_authenticated_the_token(app: Any, sessions: Sessions, alice:
         assert (await browser.state())["device"] == device.persistent_id
         async with Browser(app, cookies={"otp_session": first}) as thief:
             assert not (await thief.state())["verified"]
+
+
+async def test_all_three_at_once_verify_at_once(app: Any, sessions: Sessions, alice: User) -> None:
+    """Who brings the token, too, is verified in one go; a wrong one leaves them anonymous."""
+    device = await make_totp(sessions, alice)
+    async with Browser(app) as browser:
+        answer = await browser.log_in(totp_token())
+        assert (answer.status_code, answer.headers["location"]) == (303, "/")
+        assert await browser.state() == verified_by(device)
+    async with Browser(app) as browser:
+        assert codes(await browser.log_in("000000")) == ["invalid_token"]
+        assert await browser.state() == ANONYMOUS
+        page = await browser.submit(LOGIN, otp_way=device.persistent_id, otp_token="")
+        assert (codes(page), 'type="password"' in page.text) == ([], False)
+
+
+async def test_the_one_page_needs_no_token(otp: OTP, sessions: Sessions, alice: User) -> None:
+    """The page with all three fields begins a session without a token, too."""
+    await make_totp(sessions, alice)
+    otp.password_is_enough = True
+    async with Browser(make_app(otp, login_view=OnePageView)) as browser:
+        assert 'name="otp_token"' in (await browser.get(LOGIN)).text
+        assert codes(await browser.log_in(password="wrong")) == ["invalid_login"]
+        assert (await browser.log_in()).headers["location"] == f"{LOGIN}?next=%2F"
+        assert await browser.state() == AUTHENTICATED
 
 
 @pytest.mark.parametrize(
@@ -108,36 +118,25 @@ async def test_a_user_without_a_device_goes_straight_on(
         assert (answer.status_code, answer.headers["location"]) == (303, "/vault")
         assert (await browser.state())["scopes"] == ["authenticated"]
         back = (await browser.get("/vault")).headers["location"]
-        assert "No device is set up for your account." in (await browser.get(back)).text
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [
-        ({"password": "wrong"}, ["invalid_login"]),
-        ({"username": "nobody"}, ["invalid_login"]),
-        ({"username": "", "password": ""}, ["username_required", "password_required"]),
-        ({"csrf_token": "wrong"}, ["csrf_failed"]),
-    ],
-)
-async def test_the_first_page_has_its_codes(
-    app: Any, alice: User, fields: dict[str, str], expected: list[str]
-) -> None:
-    """A wrong password leaves the session anonymous, and is never written back."""
-    async with Browser(app) as browser:
-        page = await enter(browser, **fields)
-        assert codes(page) == expected
-        assert PASSWORD not in page.text
-        assert not (await browser.state())["authenticated"]
+        assert "Your account has no second factor yet." in (await browser.get(back)).text
 
 
 async def test_a_user_who_goes_meanwhile_is_no_error(sessions: Sessions) -> None:
-    """A user deleted between the check of the password and the session is told so, not 500."""
+    """A user deleted between the check of the password and what follows is told so, not 500."""
 
     async def authenticate(request: Request, username: str, password: str) -> User:
         return User(id=4711, username=username)
 
-    otp = OTP(sessions, Device, secret_key=SECRET_KEY, authenticate=authenticate)
-    async with Browser(make_app(otp, login_view=TwoStageView)) as browser:
-        assert codes(await enter(browser)) == ["invalid_login"]
-        assert not (await browser.state())["authenticated"]
+    for is_enough in (True, False):
+        otp = OTP(
+            sessions,
+            Device,
+            secret_key=SECRET_KEY,
+            authenticate=authenticate,
+            password_is_enough=is_enough,
+        )
+        async with Browser(make_app(otp, login_view=CodesView)) as browser:
+            page = await enter(browser)
+            assert codes(page)[-1] == "invalid_login"
+            assert 'type="password"' in page.text
+            assert not (await browser.state())["authenticated"]
