@@ -68,6 +68,8 @@ class OTP(Generic[D]):
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
+        reauthenticate_after: seconds; to change devices, password or sessions on the account pages
+            people have to be verified, or without a device signed in, no longer ago than that.
         reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
             PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
 
@@ -92,6 +94,7 @@ class OTP(Generic[D]):
         load_user: LoadUser | None = None,
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
+        reauthenticate_after: float = 300,
         reads: Reads = "autocommit",
     ) -> None:
         check_declared(device_model)
@@ -101,6 +104,7 @@ class OTP(Generic[D]):
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
         self.allowed_origins = _origins(allowed_origins)
+        self.reauthenticate_after = reauthenticate_after
         self.keyring = device_model.__keyring__ = Keyring(
             secret_key, table_of(device_model).fullname
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -68,6 +68,15 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
     __login_throttle_model__: ClassVar[type[Any] | None] = None
     __challenge_limit_model__: ClassVar[type[Any] | None] = None
 
+    kind_name: ClassVar[str]
+    """What people call such a device; unless set it is `__kind__` with a capital."""
+    enrollable: ClassVar[bool] = True
+    """Whether people may add such a device to their account themselves, on the account pages."""
+    enrolment_fields: ClassVar[Sequence[str]] = ()
+    """The columns, of text, that whoever adds such a device is asked for, as `("number",)`. It is
+    confirmed by a token, which answers its own challenge if it has one. A kind without them is
+    not offered on the account pages, authenticator apps aside."""
+
     pending_max_age: ClassVar[float | None] = 600
     """Seconds in which a new device has to be confirmed; None: any time."""
     max_pending: ClassVar[int | None] = 5
@@ -93,6 +102,8 @@ class DeviceMixin(ThrottlingMixin, TimestampMixin, SealedSecretMixin):
         is_kind = has_inherited_table(cls) and not vars(cls).get("__abstract__")
         if is_kind and not hasattr(cls, "__kind__"):
             cls.__kind__ = cls.__name__.lower().removesuffix("device") or "device"
+        if is_kind and not hasattr(cls, "kind_name"):
+            cls.kind_name = cls.__kind__.capitalize()
         super().__init_subclass__(**kwargs)
 
     def __init__(self, **values: Any) -> None:

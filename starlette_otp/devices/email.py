@@ -29,6 +29,8 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
     """A device that mails its tokens, to its own address or else to the user's."""
 
     __kind__ = "email"
+    kind_name = "E-mail"
+    enrolment_fields = ("email",)
 
     mailer: ClassVar[Mailer | None] = None
     sender: ClassVar[str | None] = None

@@ -23,6 +23,8 @@ class HOTPDeviceMixin(OTPAuthMixin):
     """
 
     __kind__ = "hotp"
+    kind_name = "Hardware token"
+    enrollable = False
     __kind_defaults__ = {"digits": 6, "tolerance": 5, "algorithm": "SHA1", "counter": 0}
 
     resync_window: ClassVar[int] = 100

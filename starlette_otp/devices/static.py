@@ -60,6 +60,8 @@ class StaticDeviceMixin(DeviceMixin):
     """
 
     __kind__ = "static"
+    kind_name = "Recovery codes"
+    enrollable = False
     __kind_defaults__ = {"token_shape": TokenShape.MADE}
 
     token_shape: Mapped[str | None] = mapped_column(String(8), use_existing_column=True)

@@ -25,6 +25,7 @@ class TOTPDeviceMixin(OTPAuthMixin):
     """
 
     __kind__ = "totp"
+    kind_name = "Authenticator app"
     __kind_defaults__ = {
         "digits": 6,
         "tolerance": 1,
