@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.routing import BaseRoute
 from typing_extensions import TypeVar
 
+from starlette_otp.account import routes as account_pages
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
@@ -466,13 +467,18 @@ class OTP(Generic[D]):
 
     # Pages.
 
-    def routes(self, login_view: type[HTTPEndpoint] | None = None) -> Sequence[BaseRoute]:
-        """Log-in, log-out and their stylesheet, to mount: `Mount(..., name="otp")`.
+    def routes(
+        self, login_view: type[HTTPEndpoint] | None = None, account: bool = True
+    ) -> Sequence[BaseRoute]:
+        """Log-in, log-out, account pages and their stylesheet, to mount: `Mount(..., name="otp")`.
 
         Args:
             login_view: a subclass of LoginView in its place.
+            account: with the pages on which users manage their own devices, recovery codes,
+                sessions and password, from `/` on.
         """
-        return views.routes(login_view or views.LoginView)
+        pages = account_pages.routes() if account else ()
+        return [*views.routes(login_view or views.LoginView), *pages]
 
 
 def _origins(allowed: Sequence[str]) -> Sequence[str]:

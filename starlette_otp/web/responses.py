@@ -58,7 +58,8 @@ def otp_urls(request: Request, login_url: str) -> dict[str, dict[str, str]]:
         root_path = verdict.root_path if verdict else request.scope.get("root_path", "")
         ours = root_path.rstrip("/") + login_url if is_local(login_url) else login_url
         folder = ours.partition("?")[0].rpartition("/")[0]
-    return {"otp_urls": {name: f"{folder}/{name}" for name in ("login", "logout", "static")}}
+    urls = {name: f"{folder}/{name}" for name in ("login", "logout", "static")}
+    return {"otp_urls": {**urls, "account": f"{folder}/"}}
 
 
 def unavailable(request: Request, folder: str | None = None) -> Response:
