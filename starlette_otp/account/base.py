@@ -37,7 +37,7 @@ DONE = {
     "others_ended": "You were signed out everywhere else.",
 }
 """What the page that follows a change says, by the code in its query."""
-OFFERS_TO_END = ("added", "removed")
+OFFERS_TO_END = ("added", "codes", "removed")
 """After these a browser that is signed in elsewhere may be one that should not be."""
 
 

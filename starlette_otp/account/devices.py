@@ -263,11 +263,15 @@ async def challenge(request: Request, form: ConfirmForm, device: Any) -> None:
     """Give the challenge of a device that is to be confirmed; the form's `info` tells of it."""
     challenges = site_of(request).challenges
     try:
-        form.info = await challenges.generate(
+        message = await challenges.generate(
             user_of(request), device.persistent_id, form.asking_browser, confirming=True
         )
     except DeliveryFailed:
         form.add_error("challenge_exception")
+        return
+    form.was_sent = True
+    # The page says itself where it went.
+    form.info = None if message == getattr(device, "challenge_message", None) else message
 
 
 def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device: Any) -> Response:
@@ -289,7 +293,7 @@ def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device:
         context["account_name"] = account
     if isinstance(device, CooldownMixin):
         context["destination"] = device.challenge_destination(user)
-        context["was_sent"] = device.last_generated_timestamp is not None
+        context["was_sent"] = form.was_sent or device.last_generated_timestamp is not None
     context["is_interactive"] = device.is_interactive()
     return view.render(request, "confirm.html", **context)
 

@@ -84,7 +84,13 @@ def add_form(kind: Any) -> type[AddForm]:
 
 
 class ConfirmForm(BaseForm):
-    """A new device's first token, and its name."""
+    """A new device's first token, and its name.
+
+    Attributes:
+        was_sent: a challenge was given just now.
+    """
+
+    was_sent = False
 
     error_messages: ClassVar[Mapping[str, str]] = {
         "token_required": "Please enter the code.",

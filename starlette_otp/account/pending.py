@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, and_
 from starlette.requests import Request
 
 from starlette_otp import clock
+from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.static import StaticDeviceMixin
 
 _KEY = "otp_pending"
@@ -23,22 +24,24 @@ def note(request: Request, device: Any) -> None:
 
 
 def is_from_here(request: Request, device: Any) -> bool:
-    """Whether this browser began it.
+    """Whether this browser may go on with a device; with one that has a key, whether it began it.
 
-    No other is shown its key: who has the password alone must neither see the key of a device
-    that its owner is about to confirm, nor have them confirm one whose key is known.
+    No other is shown the key: who has the password alone must neither see that of a device that
+    its owner is about to confirm, nor have them confirm one whose key is known.
     """
-    return device.id in _known(request)
+    return not isinstance(device, OTPAuthMixin) or device.id in _known(request)
 
 
 def begun_here(request: Request, kind: Any, values: dict[str, Any]) -> ColumnElement[bool]:
-    """The condition on a device of that kind that this browser has begun with these values."""
-    same = [getattr(kind, name) == value for name, value in values.items()]
-    wanted = [kind.id.in_(_known(request)), kind.confirmed.is_(False), kind.last_used_at.is_(None)]
+    """The condition on a device of that kind, with these values, that this browser goes on with."""
+    wanted = [getattr(kind, name) == value for name, value in values.items()]
+    wanted += [kind.confirmed.is_(False), kind.last_used_at.is_(None)]
+    if issubclass(kind, OTPAuthMixin):
+        wanted.append(kind.id.in_(_known(request)))
     if kind.pending_max_age is not None:
         since = clock.now() - timedelta(seconds=kind.pending_max_age)
         wanted.append(kind.created_at > since)
-    return and_(*wanted, *same)
+    return and_(*wanted)
 
 
 def is_waiting(device: Any) -> bool:

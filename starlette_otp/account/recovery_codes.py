@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette_otp.account.base import AccountView, folder, site_of, user_of, way
 from starlette_otp.account.forms import CodesForm
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.web.verdict import verdict_of
 
 FEW = 3
 """As many, or fewer, are worth a warning."""
@@ -72,6 +73,8 @@ class RecoveryCodesView(AccountView):
                 if kept
                 else await self._show(request, form, is_late=True)
             )
+        if verdict_of(request).device is None:
+            return await self._show(request, form)
         if form.sure.data or (form.new.data and await codes_left(request) == 0):
             return await show_new_codes(self, request)
         return await self._show(request, form, is_asking=bool(form.new.data))
@@ -87,5 +90,7 @@ class RecoveryCodesView(AccountView):
             "devices": [one for one in found if isinstance(one, StaticDeviceMixin)],
             "is_asking": is_asking,
             "is_late": is_late,
+            # Alone they would be all that lets the user in.
+            "needs_device": verdict_of(request).device is None,
         }
         return self.render(request, "recovery_codes.html", **context)

@@ -105,7 +105,7 @@ def test_set_up_and_look_around(chromium: Browser, site: Site, width: int, schem
     page.get_by_role("button", name="I saved them").click()
     expect(page.get_by_text("10 left")).to_be_visible()
     look(page)
-    for link in ("Manage recovery codes", "Sign out other browsers", "Change your password"):
+    for link in ("Manage recovery codes", "See all, and sign out", "Change your password"):
         page.get_by_role("link", name=link).click()
         look(page)
         page.get_by_role("link", name="Your account").click()

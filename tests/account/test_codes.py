@@ -49,6 +49,17 @@ async def test_a_reload_makes_none(otp: OTP, sessions: Sessions, alice: User) ->
     assert await otp.match_token(alice, codes_of(page)[0]) is not None
 
 
+async def test_they_come_with_a_device(otp: OTP, alice: User) -> None:
+    """Alone they would be all that lets their owner in, until none is left."""
+    browser = await enter(otp, alice)
+    page = await visit(browser, PAGE)
+    assert "They come with your first device" in words(page)
+    csrf = csrf_of(await visit(browser, "/account/sessions"))
+    page = await browser.post(PAGE, data={"csrf_token": csrf, "new": "1", "sure": "1"})
+    assert codes_of(page) == []
+    assert await otp.devices_for_user(alice, confirmed=None) == []
+
+
 async def test_saved_twice(otp: OTP, sessions: Sessions, alice: User) -> None:
     """The second click changes nothing, and says how many there are."""
     device = await make_totp(sessions, alice)

@@ -150,7 +150,7 @@ async def test_a_form_that_is_sent_too_late(otp: OTP, alice: User) -> None:
         clock.shift(600)
         # Signed in again in another tab, in the same browser: the host's session goes on.
         await browser.get("/enter")
-        csrf = csrf_of(await visit(browser, "/account/recovery-codes"))
+        csrf = csrf_of(await visit(browser, "/account/sessions"))
         token = app_token(key_of(page), time.time())
         answer = await browser.post(
             str(page.request.url), data={"csrf_token": csrf, "otp_token": token}
@@ -256,7 +256,7 @@ async def test_another_users_device(otp: OTP, sessions: Sessions, alice: User, b
     theirs = await make_totp(sessions, bob)
     waiting = await otp.add_device(bob, TOTPDevice(confirmed=False, secret=b"2" * 20))
     browser = await enter(otp, alice)
-    csrf = csrf_of(await visit(browser, "/account/recovery-codes"))
+    csrf = csrf_of(await visit(browser, "/account/sessions"))
     ids = [theirs.persistent_id, waiting.persistent_id, "totp/0", "totp/x", "x/1", "totp/%00"]
     for device_id in [*ids, "totp/" + "9" * 5000]:
         for action in ("confirm", "rename", "remove"):

@@ -69,6 +69,20 @@ async def test_codes_by_mail(otp: OTP, carol: User, outbox: Outbox) -> None:
     assert len(outbox) == 1
 
 
+async def test_two_clicks_send_one_code(otp: OTP, carol: User, outbox: Outbox) -> None:
+    """The second, of a browser that has not seen the first one's answer, goes on with the same."""
+    browser = await enter(otp, carol)
+    page = await visit(browser, ADD)
+    before = dict(browser.cookies)
+    await press(browser, page, email="carol@home.example")
+    browser.cookies.clear()
+    browser.cookies.update(before)
+    page = await follow(browser, await press(browser, page, email="carol@home.example"))
+    assert "A code was sent to carol@home.example" in words(page)
+    assert heading(await press(browser, page, otp_token=outbox.code)).startswith("Save")
+    assert len(outbox) == len(await otp.devices_for_user(carol)) == 1
+
+
 async def test_a_new_code_can_be_asked_for(otp: OTP, carol: User, outbox: Outbox) -> None:
     """After the wait; before, the page says when."""
     with time_machine.travel("2031-05-04T12:00Z", tick=False) as clock:
