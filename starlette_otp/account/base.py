@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from starlette_otp import clock
-from starlette_otp.account.words import ago, day, label
+from starlette_otp.account.words import ago, in_sentence, label
 from starlette_otp.web.forms import LogoutForm
 from starlette_otp.web.guards import (
     DETAILS,
@@ -83,7 +83,8 @@ class AccountView(OTPEndpoint):
         done = request.query_params.get("done", "")
         shared = {
             "ago": ago,
-            "day": day,
+            "in_sentence": in_sentence,
+            "in_words": clock.in_words,
             "label": label,
             "user": verdict_of(request).user,
             "done": DONE.get(done),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -13,20 +14,25 @@ from starlette_otp.account.base import AccountView, folder, site_of, user_of, wa
 from starlette_otp.account.forms import MAX_NAME, ButtonForm, ConfirmForm, NameForm, add_form
 from starlette_otp.account.pending import begun_here, is_from_here, is_waiting, note
 from starlette_otp.account.recovery_codes import codes_left, show_new_codes
+from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import is_clean_text
 from starlette_otp.devices.policies import CooldownMixin, VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import (
+    DatabaseUnavailable,
     DeliveryFailed,
     DeviceRejected,
     SecretUnreadable,
     TooManyPending,
+    described,
 )
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.login import login
 from starlette_otp.web.responses import HEADERS
 from starlette_otp.web.verdict import verdict_of
+
+logger = logging.getLogger("starlette_otp")
 
 
 def offered(device_model: Any) -> list[Any]:
@@ -269,6 +275,12 @@ async def challenge(request: Request, form: ConfirmForm, device: Any) -> None:
     except DeliveryFailed:
         form.add_error("challenge_exception")
         return
+    except DatabaseUnavailable:
+        raise
+    except Exception as exc:
+        logger.error("A challenge could not be made: %s.", described(exc))
+        form.add_error("challenge_exception")
+        return
     form.was_sent = True
     # The page says itself where it went.
     form.info = None if message == getattr(device, "challenge_message", None) else message
@@ -291,6 +303,7 @@ def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device:
         issuer = device.setting("issuer")
         context |= {"qr": qr.svg(url), "url": url, "key": key, "issuer": issuer}
         context["account_name"] = account
+        context["counts"] = isinstance(device, HOTPDeviceMixin)
     if isinstance(device, CooldownMixin):
         context["destination"] = device.challenge_destination(user)
         context["was_sent"] = form.was_sent or device.last_generated_timestamp is not None

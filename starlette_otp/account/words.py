@@ -24,21 +24,22 @@ def label(device: Any) -> str:
     return kind if device.name in ("", kind) else f"{kind} · {device.name}"
 
 
+def in_sentence(kind_name: str) -> str:
+    """What a kind is called within a sentence: "authenticator app", and "SMS" as it is."""
+    is_plain = kind_name[1:] == kind_name[1:].lower()
+    return kind_name.lower() if is_plain else kind_name
+
+
 def ago(moment: datetime) -> str:
     """How long ago that was: "just now", "3 minutes ago"; after a month the day."""
     seconds = (clock.now() - moment).total_seconds()
     if seconds >= _MONTH_SECONDS:
-        return f"on {day(moment)}"
+        return f"on {moment.day} {moment:%B %Y}"
     for length, name in _AGES:
         if seconds >= length:
             number = int(seconds // length)
             return f"{number} {name}{'s' if number > 1 else ''} ago"
     return "just now"
-
-
-def day(moment: datetime) -> str:
-    """The day: "4 May 2031"."""
-    return f"{moment.day} {moment:%B %Y}"
 
 
 async def browsers(agents: Sequence[str]) -> list[str]:

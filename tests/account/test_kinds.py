@@ -10,7 +10,7 @@ from sqlalchemy import String
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Mapped, mapped_column
 
-from starlette_otp import OTP
+from starlette_otp import OTP, ConfigurationError
 from starlette_otp.devices import SideChannelDeviceMixin
 from starlette_otp.models import EmailDevice, User
 from tests.account.pages import enter, follow, heading, press, visit, words
@@ -151,6 +151,48 @@ async def test_a_third_partys_kind(empty_engine: AsyncEngine) -> None:
     assert heading(await press(browser, page, otp_token=token)) == "Save your recovery codes"
     [device] = await app.otp.devices_for_user(app.alice)
     assert (device.kind, device.mobile) == ("sms", "+49 170 1")
+
+
+async def test_a_challenge_in_its_own_words(empty_engine: AsyncEngine) -> None:
+    """What the kind says is shown; one that can't be made is said so, and is no error of ours."""
+
+    def card(device: Any) -> type[Any]:
+        class CardDevice(device):
+            number: Mapped[str | None] = mapped_column(String(20))
+            enrolment_fields = ("number",)
+
+            async def prepare_challenge(self, **context: Any) -> str:
+                if self.number == "0":
+                    raise LookupError("no such card")
+                return f"Please enter cell C4 of card {self.number}."
+
+            async def check_token(self, token: str) -> bool:
+                return token == "7"
+
+        return CardDevice
+
+    app = await application(empty_engine, card)
+    browser = await enter(app.otp, app.alice)
+    page = await visit(browser, "/account/devices/add?kind=card")
+    broken = await press(browser, page, number="0")
+    assert "could not be sent" in words(broken)
+    page = await press(browser, page, number="17")
+    assert "Please enter cell C4 of card 17." in words(page)
+    assert "was sent" not in words(page)
+    assert heading(await press(browser, page, otp_token="7")) == "Save your recovery codes"
+
+
+@pytest.mark.parametrize("fields", ["number", ("numbr",)])
+async def test_fields_that_are_none(empty_engine: AsyncEngine, fields: Any) -> None:
+    """One sentence says so when OTP is made."""
+
+    def wrong(device: Any) -> type[Any]:
+        kind = sms(device)
+        kind.enrolment_fields = fields
+        return kind
+
+    with pytest.raises(ConfigurationError, match=r"SMSDevice\.enrolment_fields is a tuple"):
+        await application(empty_engine, wrong)
 
 
 async def test_kinds_that_are_not_offered(empty_engine: AsyncEngine) -> None:
