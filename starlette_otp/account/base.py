@@ -98,10 +98,11 @@ class AccountView(OTPEndpoint):
         """The page that says why there is nothing to do here, and what to do instead."""
         return self.render(request, "gone.html", status_code, reason=reason)
 
-    def finish(self, request: Request, done: str) -> Response:
+    def finish(self, request: Request, done: str | None = None) -> Response:
         """303 to `next`, or to the overview, which says what was done."""
         wanted = safe_path(request, request.query_params.get(self.redirect_field_name))
-        return RedirectResponse(wanted or f"{folder(request)}/?done={done}", 303, HEADERS)
+        overview = f"{folder(request)}/" + (f"?done={done}" if done else "")
+        return RedirectResponse(wanted or overview, 303, HEADERS)
 
 
 def folder(request: Request) -> str:

@@ -75,6 +75,11 @@ class ReauthenticateView(AccountView):
 
     changes = False
 
+    async def refusal(self, request: Request) -> Response | None:
+        """On to `next` where a device says who it is."""
+        is_verified = verdict_of(request).device is not None
+        return await super().refusal(request) or (self.finish(request) if is_verified else None)
+
     async def get(self, request: Request) -> Response:
         """The form; a button that signs out where nobody here can check a password."""
         return self._show(request, CurrentPasswordForm(request))
@@ -82,13 +87,10 @@ class ReauthenticateView(AccountView):
     async def post(self, request: Request) -> Response:
         """303 after success: the session begins anew."""
         form = await CurrentPasswordForm.from_formdata(request)
-        if await form.validate_on_submit() and can_ask_password(request):
-            verdict = verdict_of(request)
-            if verdict.device is not None:
-                return self.finish(request, "")
-            if await form.check_current(user_of(request)):
-                await log_in(request, verdict.user)
-                return self.finish(request, "")
+        is_good = await form.validate_on_submit() and can_ask_password(request)
+        if is_good and await form.check_current(user_of(request)):
+            await log_in(request, verdict_of(request).user)
+            return self.finish(request)
         return self._show(request, form)
 
     def _show(self, request: Request, form: CurrentPasswordForm) -> Response:

@@ -118,6 +118,16 @@ async def test_guesses_at_the_password_wait(otp: OTP, alice: User) -> None:
     assert "too many wrong passwords" in words(page)
 
 
+async def test_who_is_verified_is_asked_for_no_password(
+    otp: OTP, sessions: Sessions, alice: User
+) -> None:
+    """They are sent on."""
+    browser = await enter(otp, alice, await make_totp(sessions, alice))
+    for query, target in [("", ROOT), ("?next=/vault", "/vault")]:
+        answer = await browser.get(f"/account/reauthenticate{query}")
+        assert (answer.status_code, answer.headers["location"]) == (303, target)
+
+
 async def test_the_password_of_somebody_else(
     otp: OTP, sessions: Sessions, alice: User, bob: User
 ) -> None:
