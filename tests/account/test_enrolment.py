@@ -1,5 +1,6 @@
 """People set up an authenticator app by themselves: begun, confirmed, given up."""
 
+import asyncio
 import time
 from base64 import b32encode, b64decode
 from typing import Any
@@ -177,6 +178,21 @@ async def test_confirmed_again(otp: OTP, sessions: Sessions, alice: User) -> Non
         assert await otp.devices_for_user(alice, confirmed=False) == codes
         device, _ = await devices(sessions)
         assert device.throttling_failure_count == 0
+
+
+async def test_two_clicks_at_once(otp: OTP, sessions: Sessions, alice: User) -> None:
+    """One confirms and shows the codes, and the other leads to them; neither is an error."""
+    browser = await enter(otp, alice)
+    page = await visit(browser, ADD_TOTP)
+    token = app_token(key_of(page), time.time())
+    answers = await asyncio.gather(
+        press(browser, page, otp_token=token), press(browser, page, otp_token=token)
+    )
+    codes, other = sorted(answers, key=lambda answer: answer.status_code)
+    assert len(codes_of(codes)) == 10
+    assert other.headers["location"] == "/account/recovery-codes"
+    device, _ = await devices(sessions)
+    assert (device.confirmed, device.throttling_failure_count) == (True, 0)
 
 
 async def test_a_device_that_went_meanwhile(otp: OTP, alice: User) -> None:
