@@ -27,6 +27,7 @@ from starlette_otp.exceptions import (
 from starlette_otp.mailer import SMTPMailer
 from starlette_otp.oath import secret_from_base32
 from starlette_otp.otp import OTP
+from starlette_otp.service.notices import Notice
 from starlette_otp.service.passwords import PasswordQueue, authenticate
 from starlette_otp.signals import (
     otp_admin_action,
@@ -36,7 +37,9 @@ from starlette_otp.signals import (
     otp_logged_in,
     otp_logged_out,
     otp_login_failed,
+    otp_new_browser,
     otp_password_changed,
+    otp_recovery_codes,
     otp_verification_failed,
     otp_verified,
 )
@@ -71,6 +74,7 @@ __all__ = [
     "LoginView",
     "LogoutForm",
     "LogoutView",
+    "Notice",
     "OTPAuthenticationForm",
     "OTPAuthenticationFormMixin",
     "OTPError",
@@ -105,7 +109,9 @@ __all__ = [
     "otp_logged_in",
     "otp_logged_out",
     "otp_login_failed",
+    "otp_new_browser",
     "otp_password_changed",
+    "otp_recovery_codes",
     "otp_verification_failed",
     "otp_verified",
     "requires_otp",

@@ -130,6 +130,12 @@ def described(exc: BaseException) -> str:
     return f"{type(exc).__qualname__}{place}" + (f": {exc}" if isinstance(exc, OTPError) else "")
 
 
+def is_missing(exc: ImportError, *packages: str) -> bool:
+    """Whether one of these packages is not installed; one that is there and broken says itself
+    what is wrong with it, and no installing of extras helps."""
+    return isinstance(exc, ModuleNotFoundError) and exc.name in packages
+
+
 def install_hint(extra: str) -> str:
     """The command that adds an extra to this installation: to that of a clone where it is one.
 

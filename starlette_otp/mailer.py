@@ -8,7 +8,7 @@ from email.message import EmailMessage
 from typing import Protocol
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from starlette_otp.exceptions import ConfigurationError, install_hint
+from starlette_otp.exceptions import ConfigurationError, install_hint, is_missing
 
 _PORTS = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 
@@ -47,7 +47,9 @@ class SMTPMailer:
     ) -> None:
         try:
             import aiosmtplib
-        except ImportError:
+        except ImportError as exc:
+            if not is_missing(exc, "aiosmtplib"):
+                raise
             raise ConfigurationError(
                 f"SMTPMailer needs aiosmtplib: {install_hint('email')}"
             ) from None

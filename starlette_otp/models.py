@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from sqlalchemy import BigInteger, Identity, MetaData, make_url
 from sqlalchemy.exc import ArgumentError
@@ -116,9 +118,11 @@ def database_url(url: str | None = None) -> str:
     return made.render_as_string(hide_password=False)
 
 
-def include_name(name: str | None, type_: str, parent_names: object) -> bool:
+def include_name(name: str | None, type_: str, parent_names: Mapping[Any, str | None]) -> bool:
     """A filter for a host's own Alembic, so that it does not propose to drop these tables.
 
-    Pass it as `context.configure(include_name=...)`.
+    Pass it as `context.configure(include_name=...)`. Tables of these names in a schema of the
+    host's are the host's.
     """
-    return type_ != "table" or name not in {*Base.metadata.tables, VERSION_TABLE}
+    ours = type_ == "table" and parent_names.get("schema_name") is None
+    return not ours or name not in {*Base.metadata.tables, VERSION_TABLE}

@@ -20,9 +20,11 @@ from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.keyring import Keyring
+from starlette_otp.mailer import Mailer
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
+from starlette_otp.service.notices import Notices, Notify
 from starlette_otp.service.passwords import QUEUE, PasswordQueue
 from starlette_otp.service.recovery_codes import NUMBER, RecoveryCodes
 from starlette_otp.service.session_list import SessionList
@@ -73,6 +75,10 @@ class OTP(Generic[D]):
             people have to be verified, or without a device signed in, no longer ago than that.
         reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
             PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
+        site_name: what the site is called, for its mails.
+        mailer: mails owners of accounts what happens to them: a device more or less, recovery codes
+            used or made anew, a new password, a new browser, wrong tokens.
+        notify: `async (user, notice, data)`, told of it instead; `notice` is a Notice.
 
     Raises:
         ConfigurationError: a short key, a class that is missing or there twice, an engine for a
@@ -97,6 +103,9 @@ class OTP(Generic[D]):
         allowed_origins: Sequence[str] = (),
         reauthenticate_after: float = 300,
         reads: Reads = "autocommit",
+        site_name: str = "",
+        mailer: Mailer | None = None,
+        notify: Notify | None = None,
     ) -> None:
         check_declared(device_model)
         warn_of_missing(device_model)
@@ -114,13 +123,17 @@ class OTP(Generic[D]):
         self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
         self.recovery_codes = RecoveryCodes(self.transactions, device_model, sender=self)
-        self.verification = Verification(self.transactions, device_model, sender=self)
+        self.verification = Verification(
+            self.transactions, device_model, self.recovery_codes, sender=self
+        )
         self.challenges = Challenges(self.transactions, device_model, sender=self)
         rows = SessionRows(device_model, self.keyring)
         self.sessions = Sessions(self.transactions, rows, sender=self)
         self.session_list = SessionList(self.transactions, rows, sender=self)
         self.tickets = Tickets(self.transactions, rows)
         self.cookie = SessionCookie(self.sessions.model)
+        self.notices = Notices(self.transactions, mailer, notify, self.templates.env, site_name)
+        self.notices.listen_to(self)
         self.throttle = Throttle(self.transactions, device_model, self.keyring)
         self.allow_attempt = allow_attempt
         self.client_address = client_address
@@ -386,7 +399,11 @@ class OTP(Generic[D]):
         return await password_check.limited(self, request, username, check)
 
     async def find_user(self, username: str) -> Any | None:
-        """The user with that name in the user model, or None."""
+        """The user with that name in the user model, or None; in one without names nobody has one.
+
+        Raises:
+            ConfigurationError: there is no user model.
+        """
         return await self.users.find(username)
 
     async def load_user(self, conn: HTTPConnection, key: object) -> Any | None:

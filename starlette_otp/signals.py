@@ -24,11 +24,17 @@ otp_device_added = signal("otp_device_added")
 """The user has a device more that verifies them."""
 otp_device_removed = signal("otp_device_removed")
 """The user has a device less."""
+otp_recovery_codes = signal("otp_recovery_codes")
+"""Recovery codes were made anew, or one was used; the device holds them. Receivers also get
+`reason`, "renewed" or "used", and `left`, how many the user has now."""
 otp_login_failed = signal("otp_login_failed")
 """A password was refused, or not even tried; receivers get `reason`, `address` and `agent`, too.
 The user is None if nobody has the name, or the host's own check found nobody."""
 otp_logged_in = signal("otp_logged_in")
 """A session began; receivers get the same, and the device is None where the password was enough."""
+otp_new_browser = signal("otp_new_browser")
+"""A device verified its user in a browser that had not been verified for this account before, nor
+for 180 days; receivers also get `address` and `agent`."""
 otp_logged_out = signal("otp_logged_out")
 """A session ended; receivers get the same."""
 otp_password_changed = signal("otp_password_changed")

@@ -132,9 +132,10 @@ def sessions_of(base: Any, device: Any) -> type[Any]:
     return OTPSession
 
 
-def make_host(users: Callable[[Any], type[Any]] | None = int_users) -> Host:
-    """A complete family; of users who live elsewhere when `users` is None."""
-    base = new_base()
+def make_host(users: Callable[[Any], type[Any]] | None = int_users, base: Any = None) -> Host:
+    """A complete family, on a new base unless given; of users who live elsewhere when `users` is
+    None."""
+    base = base or new_base()
     user_model = users(base) if users else Subject
     device = devices_of(base, user_model) if users else devices_of_subjects(base)
     return Host(

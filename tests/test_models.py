@@ -134,3 +134,5 @@ def test_a_hosts_alembic_leaves_the_ready_made_tables_alone() -> None:
     assert not include_name(VERSION_TABLE, "table", {})
     assert include_name("invoices", "table", {})
     assert include_name("otp_device", "column", {})
+    assert not include_name("otp_device", "table", {"schema_name": None})
+    assert include_name("otp_device", "table", {"schema_name": "club"})

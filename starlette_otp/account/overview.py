@@ -11,9 +11,10 @@ from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.devices import offered
 from starlette_otp.account.password import has_password
 from starlette_otp.account.pending import is_waiting
-from starlette_otp.account.recovery_codes import FEW, codes_left, has_codes
+from starlette_otp.account.recovery_codes import codes_left, has_codes
 from starlette_otp.account.sessions import places_of
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.service.notices import FEW_CODES
 
 
 class OverviewView(AccountView):
@@ -33,7 +34,7 @@ class OverviewView(AccountView):
             "kinds": offered(otp.device_model),
             "has_codes": has_codes(request),
             "left": await codes_left(request) if codes else 0,
-            "few": FEW,
+            "few": FEW_CODES,
             "places": await places_of(request, confirmed),
             "has_password": has_password(request),
         }

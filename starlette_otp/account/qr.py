@@ -6,7 +6,7 @@ import base64
 import logging
 from importlib.util import find_spec
 
-from starlette_otp.exceptions import install_hint
+from starlette_otp.exceptions import install_hint, is_missing
 
 logger = logging.getLogger("starlette_otp")
 
@@ -34,7 +34,9 @@ def svg(url: str) -> str | None:
     """The QR code as an SVG element, dark on light in every colour scheme; None without segno."""
     try:
         import segno
-    except ImportError:
+    except ImportError as exc:
+        if not is_missing(exc, "segno"):
+            raise
         return None
     code: str = segno.make(url, error="m").svg_inline(**_LOOK)
     return code

@@ -11,10 +11,8 @@ from starlette.responses import Response
 from starlette_otp.account.base import AccountView, folder, site_of, user_of, way
 from starlette_otp.account.forms import CodesForm
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.service.notices import FEW_CODES
 from starlette_otp.web.verdict import verdict_of
-
-FEW = 3
-"""As many, or fewer, are worth a warning."""
 
 
 def has_codes(request: Request) -> bool:
@@ -86,7 +84,7 @@ class RecoveryCodesView(AccountView):
         context: dict[str, Any] = {
             "form": form,
             "left": await codes_left(request),
-            "few": FEW,
+            "few": FEW_CODES,
             "devices": [one for one in found if isinstance(one, StaticDeviceMixin)],
             "is_asking": is_asking,
             "is_late": is_late,

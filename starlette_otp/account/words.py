@@ -10,6 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from starlette_otp import clock
+from starlette_otp.exceptions import is_missing
 
 UNKNOWN_BROWSER = "Unknown browser"
 _MAX_SHOWN = 80
@@ -52,7 +53,9 @@ async def browsers(agents: Sequence[str]) -> list[str]:
 def _browser(agent: str) -> str:
     try:
         from ua_parser import parse
-    except ImportError:
+    except ImportError as exc:
+        if not is_missing(exc, "ua_parser"):
+            raise
         return _shown(agent)
     found = parse(agent)
     system = found.os.family if found.os else ""

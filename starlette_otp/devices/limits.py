@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from starlette_otp import clock
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.policies import CooldownMixin, GenerateNotAllowed
 
 DAY = timedelta(days=1)
@@ -18,7 +19,7 @@ _MOST = 1000
 """Of one day no more challenges are remembered."""
 
 
-class ChallengeLimitMixin:
+class ChallengeLimitMixin(TableMixin):
     """What was sent to a user or to an address: table `otp_challenge_limit`.
 
     The host sets `__device_model__` to its device class. The row is found by a keyed digest of the

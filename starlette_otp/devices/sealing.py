@@ -9,6 +9,7 @@ from sqlalchemy import Connection, String, Text, event, inspect, select
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.orm.attributes import get_history
 
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.endings import end_tickets, unverify
 from starlette_otp.devices.owner import convert_key, table_of
 from starlette_otp.exceptions import ConfigurationError, SecretUnreadable
@@ -26,7 +27,7 @@ class _Unsealed(str):
     secret: bytes
 
 
-class SealedSecretMixin:
+class SealedSecretMixin(TableMixin):
     """The secret of a device, whose columns `id`, `kind` and `user_id` say whose it is."""
 
     __keyring__: ClassVar[Keyring | None] = None

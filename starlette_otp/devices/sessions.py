@@ -9,6 +9,7 @@ from sqlalchemy import BigInteger, Connection, DateTime, ForeignKey, Identity, S
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.endings import end_inactive
 from starlette_otp.devices.owner import table_of, user_id_column
 
@@ -21,7 +22,7 @@ def as_timedelta(age: timedelta | float) -> timedelta:
     return age if isinstance(age, timedelta) else timedelta(seconds=age)
 
 
-class OTPSessionMixin:
+class OTPSessionMixin(TableMixin):
     """A session: table `otp_session`. The host sets `__device_model__` to its device class.
 
     The cookie holds a random token, the row its digest: a copied cookie is worth nothing once the

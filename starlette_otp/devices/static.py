@@ -17,16 +17,18 @@ from sqlalchemy import (
     String,
     UniqueConstraint,
     delete,
+    event,
     inspect,
     select,
     tuple_,
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
-from sqlalchemy.orm import Mapped, declared_attr, mapped_column
+from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
 
 from starlette_otp import oath
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.owner import is_clean_text, table_of
 from starlette_otp.exceptions import TransactionRequired
 
@@ -188,7 +190,7 @@ class StaticDeviceMixin(DeviceMixin):
         return cls.__static_token_model__
 
 
-class StaticTokenMixin:
+class StaticTokenMixin(TableMixin):
     """A token of a static device: table `otp_static_token`.
 
     The host sets `__device_model__` to its device class.
@@ -200,12 +202,6 @@ class StaticTokenMixin:
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
 
-    @declared_attr.directive
-    @classmethod
-    def __table_args__(cls) -> tuple[UniqueConstraint]:
-        # Made anew for each class: two hosts' tables can't share one constraint.
-        return (UniqueConstraint("device_id", "digest"),)
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if hasattr(cls, "__device_model__"):  # a host's own mixin has none yet
@@ -215,6 +211,14 @@ class StaticTokenMixin:
     def device_id(cls) -> Mapped[int]:
         key = ForeignKey(table_of(cls.__device_model__).c.id, ondelete="CASCADE")
         return mapped_column(key, nullable=False)
+
+
+@event.listens_for(StaticTokenMixin, "after_mapper_constructed", propagate=True)
+def _add_unique(mapper: Mapper[Any], model: type[Any]) -> None:
+    """Let no device have a token twice; not by `__table_args__`, which are the host's."""
+    if mapper.inherits is None:
+        table = table_of(model)
+        table.append_constraint(UniqueConstraint(table.c.device_id, table.c.digest))
 
 
 async def spend(devices: Sequence[StaticDeviceMixin], token: str) -> StaticDeviceMixin | None:

@@ -10,9 +10,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from starlette_otp import clock
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 
 
-class LoginThrottleMixin:
+class LoginThrottleMixin(TableMixin):
     """Wrong passwords in a row: table `otp_login_throttle`. The host sets `__device_model__`.
 
     A row is for a name, whether or not somebody has it, or for one known browser of that name's

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 
 from pwdlib import PasswordHash
 from pwdlib.exceptions import UnknownHashError
-from sqlalchemy import String
-from sqlalchemy.orm import Mapped, mapped_column, validates
+from sqlalchemy import String, inspect
+from sqlalchemy.orm import Mapped, mapped_column, undefer, validates
 
 from starlette_otp.devices.base import DeviceMixin
+from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.owner import is_clean_text, raw_user_key
 
 MAX_PASSWORD_LENGTH = 1024
@@ -21,7 +22,7 @@ MAX_USERNAME_LENGTH = 254
 _hasher = PasswordHash.recommended()
 
 
-class UserMixin:
+class UserMixin(TableMixin):
     """A user with a name and a password, for a host that has no user model yet."""
 
     __allow_unmapped__ = True
@@ -140,6 +141,12 @@ def is_active(user: object) -> bool:
 def password_hash(user: object) -> str:
     """The hash that a session's fingerprint is of; users without a password have none."""
     return getattr(user, "password_hash", None) or ""
+
+
+def with_hash(user_model: type[Any]) -> list[Any]:
+    """The options of a SELECT that loads users with their hash, though their mapping defers it."""
+    column = inspect(user_model).column_attrs.get("password_hash")
+    return [undefer(getattr(user_model, column.key))] if column is not None else []
 
 
 def is_plausible(password: str) -> bool:

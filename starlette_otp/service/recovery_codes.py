@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from sqlalchemy import func, select, update
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
 from starlette_otp.devices.locking import locked
+from starlette_otp.exceptions import DatabaseUnavailable
 from starlette_otp.service.enrolment import RECOVERY_CODES, static_model, take_turn
 from starlette_otp.service.transactions import Transactions
 
@@ -68,7 +70,7 @@ class RecoveryCodes:
             return first, is_new
 
         device, is_new = await self._transactions.write(work)
-        await self._tell(user, device, is_new)
+        await self._tell_renewed(user, device, is_new, number)
         return made_tokens
 
     async def prepare(self, user: object, number: int = NUMBER) -> tuple[Any, list[str]]:
@@ -121,17 +123,19 @@ class RecoveryCodes:
         tokens: Any = model.__static_token_model__
         query = locked(model.devices_for_user(user))
 
-        async def work(session: AsyncSession) -> tuple[Any, bool] | None:
+        async def work(session: AsyncSession) -> tuple[Any, bool, int] | None:
             await take_turn(session, self._device_model, "recovery codes", key)
             devices = list(await session.scalars(query))
             waiting = [one for one in devices if one.is_pending and not one.pending_expired]
             kept = next((one for one in waiting if one.persistent_id == device_id), None)
             if kept is None:
                 return None
+            count = select(func.count(tokens.id)).where(tokens.device_id == kept.id)
+            number = await session.scalar(count) or 0
             confirmed = [one for one in devices if one.confirmed]
             if not confirmed:
                 kept.confirmed = True
-                return kept, True
+                return kept, True, number
             for device in confirmed:
                 await device.replace_tokens(0)
             first = confirmed[0]
@@ -141,12 +145,12 @@ class RecoveryCodes:
             moving = update(tokens).where(tokens.device_id == kept.id).values(device_id=first.id)
             await session.execute(moving, execution_options={"synchronize_session": False})
             await session.delete(kept)
-            return first, False
+            return first, False, number
 
         found = await self._transactions.write(work)
         if found is None:
             return None
-        await self._tell(user, *found)
+        await self._tell_renewed(user, *found)
         return found[0]
 
     def _somebodys(self, user: object) -> tuple[Any, Any]:
@@ -155,8 +159,21 @@ class RecoveryCodes:
             raise ValueError("Recovery codes need an authenticated user.")
         return model, key
 
-    async def _tell(self, user: object, device: Any, is_new: bool) -> None:
+    async def _tell_renewed(self, user: object, device: Any, is_new: bool, number: int) -> None:
         key = self._device_model.user_key(user)
         logger.info("Recovery codes of user %r were made anew (%s).", key, device)
+        await self._tell(user, device, "renewed", number)
         if is_new:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
+
+    async def tell_of_use(self, user: object, device: Any) -> None:
+        """Tell that a code of that device was used, and how many are left, if anybody listens."""
+        if not signals.otp_recovery_codes.has_receivers_for(self._sender):
+            return
+        # That it was used is committed: nothing that goes wrong now may say otherwise.
+        with suppress(DatabaseUnavailable):
+            await self._tell(user, device, "used", await self.left(user))
+
+    async def _tell(self, user: object, device: Any, reason: str, left: int) -> None:
+        told = {"device": device, "reason": reason, "left": left}
+        await signals.send(signals.otp_recovery_codes, self._sender, user=user, **told)

@@ -14,6 +14,7 @@ from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.endings import UNVERIFIED
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.users import loaded
 
 logger = logging.getLogger("starlette_otp")
 
@@ -45,8 +46,9 @@ class SessionList:
         async def work(session: AsyncSession) -> list[Any]:
             return list((await session.scalars(query)).unique())
 
+        rows, user = await self._transactions.read(work), await loaded(self._transactions, user)
         # One from before a new password is nobody's, and is cleared away in time.
-        return [row for row in await self._transactions.read(work) if self._rows.is_of(row, user)]
+        return [row for row in rows if self._rows.is_of(row, user)]
 
     async def begun_at(self, session_id: int) -> datetime | None:
         """When a session began, which is when its user's password was accepted last; or None."""

@@ -31,7 +31,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.endings import UNVERIFIED
 from starlette_otp.devices.owner import table_of, user_key_column
-from starlette_otp.devices.users import password_hash
+from starlette_otp.devices.users import password_hash, with_hash
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.rows import Statement
 
@@ -169,6 +169,7 @@ class SessionRows:
             query = query.outerjoin(devices, and_(*its_device, known))
             if with_user:
                 query = query.join(users, user_key_column(users) == row.user_id)
+                query = query.options(*with_hash(users))
             return query.where(*mine)
 
         own = [row[name] for name in Held._fields[:-1]]

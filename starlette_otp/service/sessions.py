@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy import delete, false, inspect, or_, select
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import InstanceState
 
 from starlette_otp import clock
 from starlette_otp.devices.owner import table_of
@@ -21,6 +20,7 @@ from starlette_otp.exceptions import DeviceRejected, breaks_integrity
 from starlette_otp.service.rows import Unit
 from starlette_otp.service.session_rows import Held, SessionRows
 from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.users import loaded
 
 logger = logging.getLogger("starlette_otp")
 
@@ -138,6 +138,7 @@ class Sessions:
 
     async def _is_good(self, held: Held, user: Any | None) -> bool:
         """Whether a row is the user's; that of an inactive one goes, and does not come back."""
+        user = await loaded(self._transactions, user)
         if user is None:
             return False
         if not is_active(user):
@@ -202,7 +203,7 @@ class Sessions:
             DeviceRejected: the device is not the user's, not confirmed, or gone.
         """
         token, row = self._new_row(user, device, None, user_agent)
-        self._rows.sign(row, await self._loaded(user))
+        self._rows.sign(row, await loaded(self._transactions, user))
         owner, former = row["user_id"], self._rows.row_of(former_token, former_id)
         replaced = or_(false() if former is None else former, self._rows.tickets_of(owner))
         accepted = None if device is None else self._rows.accepts(row["device_id"], owner)
@@ -244,7 +245,7 @@ class Sessions:
         former, now = self._rows.digests(former_token), clock.now()
         row["former_digest"] = former[0] if former else None
         row["former_until"] = now + _FORMER_AGE
-        self._rows.sign(row, await self._loaded(user))
+        self._rows.sign(row, await loaded(self._transactions, user))
         values = {**self._rows.named(former), **self._rows.renewed(row)}
         values |= {"otp__now": now, "otp__max_age": self._max_age}
         values["otp__still"] = None if verified_at is None else row["device_id"]
@@ -317,18 +318,6 @@ class Sessions:
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
             "is_ticket": False,
         }
-
-    async def _loaded(self, user: Any) -> Any:
-        """The user, loaded anew where a commit has expired it."""
-        state = inspect(user, raiseerr=False)
-        if not isinstance(state, InstanceState) or not state.expired_attributes:
-            return user
-        model, identity = type(user), state.identity
-
-        async def work(session: AsyncSession) -> Any:
-            return await session.get(model, identity)
-
-        return await self._transactions.read(work)
 
     def _id_of(self, device: Any) -> int:
         """The device's id, which an instance expired by a commit still knows; 0 for no device."""

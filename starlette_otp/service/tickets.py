@@ -15,6 +15,7 @@ from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.users import is_active
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.transactions import Transactions
+from starlette_otp.service.users import loaded
 
 MAX_AGE = 300
 """Seconds from the password."""
@@ -65,7 +66,7 @@ class Tickets:
             "user_agent": "",
             "is_ticket": True,
         }
-        self._rows.sign(row, user, "ticket")
+        self._rows.sign(row, await loaded(self._transactions, user), "ticket")
         uses, owner = self._uses
         row["device_fingerprint"] = uses.where(owner == key).scalar_subquery()
         former = self._rows.ticket_of(former_token)
@@ -95,7 +96,7 @@ class Tickets:
         if not found:
             return None
         (ticket,) = found
-        user = await load_user(ticket.user_id)
+        user = await loaded(self._transactions, await load_user(ticket.user_id))
         if user is None:
             return None
         if not is_active(user):

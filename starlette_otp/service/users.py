@@ -7,10 +7,19 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sqlalchemy import inspect, or_, select
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstanceState, undefer
+from sqlalchemy.orm.exc import DetachedInstanceError
 
 from starlette_otp.devices.owner import convert_key, table_of
-from starlette_otp.devices.users import MAX_USERNAME_LENGTH, names_of, normal_name
+from starlette_otp.devices.users import (
+    MAX_USERNAME_LENGTH,
+    names_of,
+    normal_name,
+    password_hash,
+    with_hash,
+)
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.passwords import PasswordQueue, Place, is_right
 from starlette_otp.service.transactions import Transactions
@@ -51,7 +60,8 @@ class Users:
     @property
     def has_passwords(self) -> bool:
         """Whether anybody checks passwords: the host, or we those of the user model."""
-        return self.has_own_check or hasattr(self.model, "password_hash")
+        names = "username", "password_hash"
+        return self.has_own_check or all(hasattr(self.model, name) for name in names)
 
     async def ask_host(self, request: Any, username: str, password: str) -> Any | None:
         """What the host's own `authenticate` gives."""
@@ -60,17 +70,25 @@ class Users:
 
     async def check(self, user: Any | None, password: str, place: Place) -> Any | None:
         """That user, if it is their password and they are active; nobody takes as long."""
-        return user if await is_right(user, password, self._queue, place) else None
+        known = await loaded(self._transactions, user)
+        return user if await is_right(known, password, self._queue, place) else None
 
     async def find(self, username: str) -> Any | None:
-        """The user with that name in the user model, as typed or in its normal form, or None."""
+        """The user with that name in the user model, as typed or in its normal form, or None.
+
+        Nobody has a name in a model without `username`.
+
+        Raises:
+            ConfigurationError: there is no user model.
+        """
         model = self.model
-        if model is None or not hasattr(model, "username"):
-            raise ConfigurationError("There is no user model with a username to look up.")
-        names = names_of(username)
+        if model is None:
+            raise ConfigurationError("There is no user model to look up a name in.")
+        names = names_of(username) if hasattr(model, "username") else []
         if not names:
             return None
         query = select(model).where(or_(*(model.username == name for name in names)))
+        query = query.options(*with_hash(model))
         if len(names) > 1:
             # Who is stored exactly as it was typed goes first.
             query = query.order_by(model.username != username).limit(1)
@@ -129,12 +147,8 @@ class Users:
         model = self.model
         if model is None or not hasattr(model, "set_password"):
             raise ConfigurationError("There is no user model with set_password.")
-
-        async def load(session: AsyncSession) -> Any | None:
-            return await session.get(model, key)
-
         # Nothing is locked while Argon2 takes its time.
-        user = await self._transactions.read(load)
+        user = await self.get(key)
         if user is None:
             raise ValueError("This user has gone.")
         await self._queue.run(place, user.set_password, password)
@@ -151,19 +165,50 @@ class Users:
 
     async def load(self, conn: Any, key: object) -> Any | None:
         """The user with that key, from the user model or by the host's `load_user`; or None."""
+        if self._load is None:
+            return await self.get(key)
         key = convert_key(key, self._key_column)
-        if key is None:
-            return None
-        if self._load is not None:
-            return await of_host(self._load(conn, key))
-        model = self.model
+        return None if key is None else await of_host(self._load(conn, key))
+
+    async def get(self, key: object) -> Any | None:
+        """The user with that key in the user model, or None.
+
+        Raises:
+            ConfigurationError: there is no user model.
+        """
+        model, key = self.model, convert_key(key, self._key_column)
         if model is None:
             raise ConfigurationError("OTP needs load_user=, since there is no user model.")
+        if key is None:
+            return None
 
         async def work(session: AsyncSession) -> Any | None:
-            return await session.get(model, key)
+            return await session.get(model, key, options=with_hash(model))
 
         return await self._transactions.read(work)
+
+
+async def loaded(transactions: Transactions, user: Any) -> Any:
+    """The user, loaded anew where a commit has expired it, or its hash was never loaded."""
+    # What a request has may be a proxy of it.
+    state = inspect(getattr(user, "__wrapped__", user), raiseerr=False)
+    if not isinstance(state, InstanceState) or not (state.expired_attributes or _lacks_hash(user)):
+        return user
+    model, identity = state.class_, state.identity
+
+    async def work(session: AsyncSession) -> Any:
+        # All columns: the hash may be a property of any of them.
+        return await session.get(model, identity, options=[undefer("*")])
+
+    return await transactions.read(work)
+
+
+def _lacks_hash(user: Any) -> bool:
+    try:
+        password_hash(user)
+    except (DetachedInstanceError, InvalidRequestError):
+        return True
+    return False
 
 
 async def of_host(answer: Awaitable[Any]) -> Any:

@@ -32,6 +32,7 @@ from starlette_otp.service.attempts import (
     untold_failures,
 )
 from starlette_otp.service.plain import overrides_ours
+from starlette_otp.service.recovery_codes import RecoveryCodes
 from starlette_otp.service.rows import Statement, Unit
 from starlette_otp.service.transactions import Transactions
 
@@ -56,11 +57,19 @@ class Verification:
     Args:
         transactions: over the host's sessionmaker.
         device_model: the class that mixes in DeviceMixin.
+        codes: told of each that is used.
         sender: whom the signals name.
     """
 
-    def __init__(self, transactions: Transactions, device_model: type[Any], sender: object) -> None:
+    def __init__(
+        self,
+        transactions: Transactions,
+        device_model: type[Any],
+        codes: RecoveryCodes,
+        sender: object,
+    ) -> None:
         self._transactions = transactions
+        self._codes = codes
         self._device_model = device_model
         self._sender = sender
         self._turns: WeakValueDictionary[Any, _Turn] = WeakValueDictionary()
@@ -324,6 +333,8 @@ class Verification:
             return attempt
         verified = signals.otp_verified
         await signals.send(verified, self._sender, **sent, failures_before=failures, **client)
+        if isinstance(device, StaticDeviceMixin):
+            await self._codes.tell_of_use(user, device)
         if attempt.newly_confirmed:
             await signals.send(signals.otp_device_added, self._sender, **sent)
         return attempt

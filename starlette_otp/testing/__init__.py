@@ -1,4 +1,4 @@
-"""What a host's test suite needs: verified clients, devices with a known secret, the contract.
+"""What a host's test suite needs: verified clients, devices with a known secret, the contracts.
 
 With pytest and FastAPI or Starlette:
 
@@ -18,10 +18,12 @@ fixtures of these names.
 import sys
 
 if "pytest" in sys.modules:
-    # Failures of the contract are readable then; it has to be said before the import.
-    sys.modules["pytest"].register_assert_rewrite("starlette_otp.testing.contract")
+    # Failures of the contracts are readable then; it has to be said before the import.
+    for name in ("contract", "races"):
+        sys.modules["pytest"].register_assert_rewrite(f"starlette_otp.testing.{name}")
 
 from starlette_otp.testing.contract import DeviceContract
+from starlette_otp.testing.database import rolled_back
 from starlette_otp.testing.helpers import (
     KNOWN_SECRET,
     averify,
@@ -30,12 +32,15 @@ from starlette_otp.testing.helpers import (
     verified_session,
     verify,
 )
+from starlette_otp.testing.races import RaceContract
 
 __all__ = [
     "KNOWN_SECRET",
     "DeviceContract",
+    "RaceContract",
     "averify",
     "make_device",
+    "rolled_back",
     "token_at",
     "verified_session",
     "verify",

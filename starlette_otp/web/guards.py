@@ -100,7 +100,7 @@ def requires_otp(
     open. OTPMiddleware refuses all requests to an application that has such a route.
 
     Raises:
-        ConfigurationError: the endpoint has no such argument.
+        ConfigurationError: the endpoint has no such argument; or it is called without a connection.
     """
     if func is None:
         return functools.partial(
@@ -110,22 +110,15 @@ def requires_otp(
             if_configured=if_configured,
             max_age=max_age,
         )
-    parameters = list(inspect.signature(func).parameters)
-    name = next((name for name in parameters if name in ("request", "websocket")), None)
-    if name is None:
-        if parameters == ["scope", "receive", "send"] and not inspect.isclass(func):
-            raise ConfigurationError(
-                f"{func!r} is a whole ASGI app, and requires_otp guards endpoints: "
-                "write RequiresOTPMiddleware(app)."
-            )
-        raise ConfigurationError(
-            f"requires_otp found no argument named request or websocket on {func!r}."
-        )
-    position = parameters.index(name)
+    name = _connection_name(func)
     _remember(func)
 
     def connection(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return kwargs[name] if name in kwargs else args[position]
+        # A decorator below shows the signature of what it wraps, and may take other arguments.
+        for value in (kwargs.get(name), *args, *kwargs.values()):
+            if isinstance(value, HTTPConnection):
+                return value
+        raise ConfigurationError(f"{func!r} has a guard, and was called without a {name}.")
 
     if name == "websocket":
 
@@ -155,6 +148,26 @@ def requires_otp(
 
     _GUARDS.add(guarded)
     return guarded
+
+
+def _connection_name(func: Any) -> str:
+    """The name of the argument that an endpoint, or a decorator around it, has its connection by.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    own = list(inspect.signature(func, follow_wrapped=False).parameters)
+    for name in (*own, *inspect.signature(func).parameters):
+        if name in ("request", "websocket"):
+            return name
+    if own == ["scope", "receive", "send"] and not inspect.isclass(func):
+        raise ConfigurationError(
+            f"{func!r} is a whole ASGI app, and requires_otp guards endpoints: "
+            "write RequiresOTPMiddleware(app)."
+        )
+    raise ConfigurationError(
+        f"requires_otp found no argument named request or websocket on {func!r}."
+    )
 
 
 class RequiresOTPMiddleware:

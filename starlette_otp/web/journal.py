@@ -45,6 +45,17 @@ async def logged_in(otp: Site, conn: HTTPConnection, user: Any, device: Any | No
     await _tell(otp, conn, signals.otp_logged_in, words, user, device, reason)
 
 
+async def new_browser(otp: Site, conn: HTTPConnection, user: Any, device: Any) -> None:
+    """A device verified its user in a browser that is new to their account."""
+    client, user = client_of(otp, conn), unwrapped(user)
+    key = otp.device_model.user_key(user)
+    logger.info(
+        "User %r verified in a new browser, from %r by %r.", key, client.address, client.agent
+    )
+    told = {"address": client.address, "agent": client.agent}
+    await signals.send(signals.otp_new_browser, otp, user=user, device=device, **told)
+
+
 async def logged_out(
     otp: Site, conn: HTTPConnection, user: Any, device: Any | None, reason: str
 ) -> None:

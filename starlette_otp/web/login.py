@@ -12,7 +12,7 @@ from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
-from starlette_otp.web.journal import logged_in, logged_out
+from starlette_otp.web.journal import logged_in, logged_out, new_browser
 from starlette_otp.web.notice import note_failures
 from starlette_otp.web.ticket import TICKET_KEY, token_of
 from starlette_otp.web.user import RequestUser, device_of, unwrapped
@@ -57,6 +57,8 @@ async def log_in(request: Request, user: Any) -> None:
     if former is not None:
         await logged_out(verdict.otp, request, former, was_device, "replaced")
     await logged_in(verdict.otp, request, user, device)
+    if verdict.new_browser:
+        await new_browser(verdict.otp, request, user, device)
 
 
 async def login(request: Request, device: Any) -> None:
@@ -88,6 +90,8 @@ async def login(request: Request, device: Any) -> None:
     _enter(request, verdict, begun, device, request.auth.scopes)
     if is_new:
         await logged_in(otp, request, user, device)
+    if verdict.new_browser:
+        await new_browser(otp, request, user, device)
 
 
 async def log_out(request: Request) -> None:

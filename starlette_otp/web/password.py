@@ -29,7 +29,7 @@ async def authenticate(otp: Site, conn: HTTPConnection, username: str, password:
         return await limited(otp, conn, username, lambda: users.ask_host(conn, username, password))
     if not users.has_passwords:
         raise ConfigurationError(
-            "OTP needs authenticate=, since there is no user model with a password_hash."
+            "OTP needs authenticate=, since there is no user model with username and password_hash."
         )
     if not is_plausible(password):
         # Nobody's: neither looked at nor counted.

@@ -26,7 +26,7 @@ class Verdict:
     `user` is None for anonymous. `away` says that the database could not be asked. `routes` are
     those of the application below `root_path`, where they can be seen. `token` is the session's new
     one, if it got one in this request; `set_cookie` tells the client, and
-    `browser_cookie` makes the browser a known one.
+    `browser_cookie` makes the browser a known one, and `new_browser` says that it was not.
     """
 
     otp: Site
@@ -38,6 +38,7 @@ class Verdict:
     own: bool = False
     is_due: bool = False
     away: bool = False
+    new_browser: bool = False
     routes: Sequence[Any] = ()
     token: str | None = field(default=None, repr=False)
     set_cookie: str | None = field(default=None, repr=False)

@@ -31,7 +31,7 @@ def test_a_missing_extra_is_named(missing: str) -> None:
     shown = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     last = shown.stderr.strip().splitlines()[-1]
     hint = install_hint("admin")
-    assert last == f"ImportError: starlette_otp.admin needs {missing}: {hint}"
+    assert last == f"ModuleNotFoundError: starlette_otp.admin needs {missing}: {hint}"
 
 
 async def test_it_stands_on_fastapi(otp: OTP, sessions: Any, staff: Any, phone: Any) -> None:

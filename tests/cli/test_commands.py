@@ -1,20 +1,25 @@
 """The command line."""
 
 import asyncio
+import importlib
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 from sqlalchemy import func, make_url, select
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from starlette_otp import OTP, clock
 from starlette_otp.cli import main
 from starlette_otp.models import OTPSession, StaticDevice, StaticToken, User
+from tests.hosts import Subject
 from tests.support import OTHER_KEY, PASSWORD, SECRET_KEY, Sessions, add, make_static, make_totp
 
 HOST = """
@@ -85,6 +90,110 @@ async def test_a_bad_token_changes_nothing(
     assert result.exit_code == 1
     assert "6 to 64 characters" in result.output
     assert await count(sessions, StaticDevice) == await count(sessions, StaticToken) == 0
+
+
+async def test_addstatictoken_by_key(otp: OTP, alice: User, database_url: str) -> None:
+    """A user may be named by primary key; one that nobody has, or that is none, is one sentence."""
+    env = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET_KEY}
+    result = await run("addstatictoken", "--key", f"{alice.id}", **env)
+    assert result.exit_code == 0, result.output
+    assert await otp.match_token(alice, result.output.strip()) is not None
+    for key in (f"{alice.id + 1}", "alice", "", "9" * 30, "\N{SUPERSCRIPT TWO}"):
+        result = await run("addstatictoken", "--key", key, **env)
+        assert result.exit_code == 1
+        assert result.output == f"Error: There is no user with the key {key!r}.\n"
+    for named in ([], ["alice", "--key", f"{alice.id}"]):
+        result = await run("addstatictoken", *named, **env)
+        assert (result.exit_code, "by USERNAME or by --key" in result.output) == (2, True)
+
+
+NAMELESS = """
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    address: Mapped[str]
+
+class Device(DeviceMixin, Base):
+    __user_model__ = Person
+"""
+ELSEWHERE = """
+class Device(DeviceMixin, Base):
+    user_id: Mapped[str] = mapped_column(String(255), index=True)
+"""
+OWN_TABLES = """
+import os
+from sqlalchemy import String
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
+from starlette_otp import OTP
+from starlette_otp.devices import *
+
+class Base(DeclarativeBase):
+    pass
+{users}
+class StaticDevice(StaticDeviceMixin, Device):
+    pass
+
+class StaticToken(StaticTokenMixin, Base):
+    __device_model__ = Device
+
+class OTPSession(OTPSessionMixin, Base):
+    __device_model__ = Device
+
+engine = create_async_engine(os.environ["HOST_DATABASE"], poolclass=NullPool)
+otp = OTP(async_sessionmaker(engine), Device, secret_key=os.environ["HOST_KEY"])
+"""
+
+
+@pytest.fixture
+def own_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_url: str
+) -> Callable[[str, str], tuple[Any, dict[str, str | None]]]:
+    """Makes the module of an application with users of its own; and its settings."""
+    monkeypatch.chdir(tmp_path)
+    env = {"HOST_DATABASE": empty_url, "HOST_KEY": SECRET_KEY}
+
+    def make(name: str, users: str) -> tuple[Any, dict[str, str | None]]:
+        (tmp_path / f"{name}.py").write_text(OWN_TABLES.format(users=users))
+        monkeypatch.syspath_prepend(tmp_path)
+        for variable, value in env.items():
+            monkeypatch.setenv(variable, value)
+        sys.modules.pop(name, None)
+        return importlib.import_module(name), {**env}
+
+    return make
+
+
+async def test_users_without_a_name_have_a_key(own_tables: Any) -> None:
+    """Of a user class without `username` the key names a user, and the error says so."""
+    host, env = own_tables("nameless_of_cli_test", NAMELESS)
+    async with host.engine.begin() as connection:
+        await connection.run_sync(host.Base.metadata.create_all)
+    person = await add(async_sessionmaker(host.engine), host.Person(address="a@site.example"))
+    app = ("--app", "nameless_of_cli_test:otp")
+    result = await run("addstatictoken", "a@site.example", *app, **env)
+    assert result.exit_code == 1
+    assert "no user named 'a@site.example'. They have no username" in result.output
+    assert "--key" in result.output
+    result = await run("adduser", "a@site.example", *app, typed=f"{PASSWORD}\n{PASSWORD}\n", **env)
+    assert (result.exit_code, "no user model with username" in result.output) == (1, True)
+    result = await run("addstatictoken", "--key", "1", *app, **env)
+    assert result.exit_code == 0, result.output
+    assert await host.otp.match_token(person, result.output.strip()) is not None
+
+
+@pytest.mark.parametrize("named", [["oidc|7"], ["--key", "oidc|7"]])
+async def test_users_who_live_elsewhere_are_named_by_their_identity(
+    own_tables: Any, named: list[str]
+) -> None:
+    """Where the users are in no table, a name and a key are the same."""
+    host, env = own_tables("elsewhere_of_cli_test", ELSEWHERE)
+    async with host.engine.begin() as connection:
+        await connection.run_sync(host.Base.metadata.create_all)
+    result = await run("addstatictoken", *named, "--app", "elsewhere_of_cli_test:otp", **env)
+    assert result.exit_code == 0, result.output
+    assert await host.otp.match_token(Subject("oidc|7"), result.output.strip()) is not None
 
 
 async def test_clearsessions_deletes_expired_rows_only(

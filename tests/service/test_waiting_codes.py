@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import time_machine
 
-from starlette_otp import OTP, TooManyPending, otp_device_added
+from starlette_otp import OTP, TooManyPending, otp_device_added, otp_recovery_codes
 from starlette_otp.models import StaticDevice, TOTPDevice, User
 from tests.support import Browser, Sessions, door, make_app, make_static, reload, verified_by
 
@@ -18,7 +18,10 @@ async def test_the_first_ones_count_when_they_are_saved(otp: OTP, alice: User, b
     def added(sender: Any, user: Any, device: Any) -> None:
         told.append((user.id, device.persistent_id))
 
-    with otp_device_added.connected_to(added):
+    def renewed(sender: Any, user: Any, device: Any, reason: str, left: int) -> None:
+        told.append((reason, left))
+
+    with otp_device_added.connected_to(added), otp_recovery_codes.connected_to(renewed):
         device, codes = await otp.recovery_codes.prepare(alice)
         assert (len(set(codes)), device.confirmed, device.name) == (10, False, "Recovery codes")
         assert await otp.recovery_codes_left(alice) == 0
@@ -26,7 +29,7 @@ async def test_the_first_ones_count_when_they_are_saved(otp: OTP, alice: User, b
         assert await otp.recovery_codes.keep(bob, device.persistent_id) is None
         assert told == []
         assert await otp.recovery_codes.keep(alice, device.persistent_id) == device
-    assert told == [(alice.id, device.persistent_id)]
+    assert told == [("renewed", 10), (alice.id, device.persistent_id)]
     assert await otp.match_token(alice, codes[0]) == device
     assert await otp.recovery_codes_left(alice) == 9
 

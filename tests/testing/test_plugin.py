@@ -106,6 +106,40 @@ async def test_an_empty_database_may_be_given(engine: AsyncEngine, tmp_path: Pat
         assert (result.returncode, "2 passed" in result.stdout) == (0, True), result.stdout
 
 
+CLUB = """
+from sqlalchemy import MetaData
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from starlette_otp.devices import *
+
+class Base(DeclarativeBase):
+    metadata = MetaData(schema="club")
+
+class User(UserMixin, Base):
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+class Device(DeviceMixin, Base):
+    __user_model__ = User
+
+class TOTPDevice(TOTPDeviceMixin, Device):
+    pass
+
+class OTPSession(OTPSessionMixin, Base):
+    __device_model__ = Device
+"""
+
+
+async def test_the_tables_may_be_in_a_schema(empty_url: str, tmp_path: Path) -> None:
+    """It is made with them, and emptied after each test."""
+    files = {
+        "pytest.ini": STRICT["pytest.ini"] + "otp_device_model = club:Device\n",
+        "club.py": CLUB,
+        "test_it.py": TESTS.replace("starlette_otp.models", "club"),
+    }
+    result = await asyncio.to_thread(run_pytest, tmp_path, files, DATABASE_URL=empty_url)
+    assert (result.returncode, "2 passed" in result.stdout) == (0, True), result.stdout
+
+
 def test_it_starts_a_server_where_there_is_none(tmp_path: Path) -> None:
     """Without DATABASE_URL a PostgreSQL runs for these tests alone."""
     result = run_pytest(tmp_path, {**STRICT, "test_it.py": TESTS}, DATABASE_URL=None)

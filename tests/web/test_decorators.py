@@ -77,6 +77,98 @@ class Bound:
         return PlainTextResponse("in")
 
 
+def injecting(func: Any) -> Any:
+    """A decorator of a host's that gives a function something by keyword."""
+
+    @functools.wraps(func)
+    async def inject(request: Request) -> Response:
+        return await func(request, text="in")
+
+    return inject
+
+
+def first(func: Any) -> Any:
+    """One that gives it first, and takes whatever comes."""
+
+    @functools.wraps(func)
+    async def inject(*args: Any, **kwargs: Any) -> Response:
+        return await func("in", *args, **kwargs)
+
+    return inject
+
+
+def first_of_method(func: Any) -> Any:
+    """One that gives it to methods, which are not async."""
+
+    @functools.wraps(func)
+    def inject(self: Any, request: Request) -> Response:
+        return func(self, "in", request)
+
+    return inject
+
+
+def taking_away(func: Any) -> Any:
+    """One that keeps the request to itself."""
+
+    @functools.wraps(func)
+    async def inject(request: Request) -> Response:
+        return await func("in")
+
+    return inject
+
+
+def by_name(func: Any) -> Any:
+    """One above the guard that passes the request on by another name."""
+
+    @functools.wraps(func)
+    async def call(request: Request) -> Response:
+        return await func(asked=request)
+
+    return call
+
+
+@requires_otp
+@injecting
+async def given_by_keyword(request: Request, text: str) -> Response:
+    return PlainTextResponse(text)
+
+
+@requires_otp
+@first
+async def given_first(text: str, request: Request) -> Response:
+    return PlainTextResponse(text)
+
+
+@requires_otp
+@taking_away
+async def given_alone(text: str) -> Response:
+    return PlainTextResponse(text)
+
+
+class GivenFirst(HTTPEndpoint):
+    @requires_otp
+    @first_of_method
+    def get(self, text: str, request: Request) -> Response:
+        return PlainTextResponse(text)
+
+
+def renaming(func: Any) -> Any:
+    """One that knows the request by another name than the function."""
+
+    @functools.wraps(func)
+    async def call(*args: Any, asked: Request) -> Response:
+        return await func(asked)
+
+    return call
+
+
+@by_name
+@requires_otp
+@renaming
+async def renamed(request: Request) -> Response:
+    return PlainTextResponse("in")
+
+
 @requires("verified", status_code=403)
 async def starlettes_own(request: Request) -> Response:
     return PlainTextResponse("in")
@@ -93,6 +185,11 @@ ENDPOINTS: dict[str, Any] = {
     "partial-callable": requires_otp(functools.partial(AsyncCallable())),
     "bound": requires_otp(Bound().get),
     "lambda": requires_otp(lambda request: PlainTextResponse("in")),
+    "given-by-keyword": given_by_keyword,
+    "given-first": given_first,
+    "given-alone": given_alone,
+    "given-to-a-method": GivenFirst,
+    "renamed": renamed,
     "if-configured": requires_otp(if_configured=True)(plain.__wrapped__),
     "recent": requires_otp(max_age=60)(plain.__wrapped__),
     "recent-if-configured": requires_otp(max_age=60, if_configured=True)(plain.__wrapped__),
@@ -331,6 +428,29 @@ def test_an_endpoint_without_a_request_is_named(wrong: Any) -> None:
     so is a class, whose methods are to be decorated."""
     with pytest.raises(ConfigurationError, match="request or websocket"):
         requires_otp(wrong)
+
+
+def without_a_request(func: Any) -> Any:
+    """A decorator that loses the request."""
+
+    @functools.wraps(func)
+    async def call(request: Request) -> Any:
+        return await func()
+
+    return call
+
+
+@without_a_request
+@requires_otp
+async def lost(request: Request) -> Response:
+    return PlainTextResponse("in")
+
+
+async def test_a_call_without_a_request_is_named(otp: OTP) -> None:
+    """A guard that is called without a request opens nothing, and says so."""
+    async with Browser(make_app(otp, Route("/lost", lost))) as browser:
+        with pytest.raises(ConfigurationError, match="called without a request"):
+            await browser.get("/lost")
 
 
 def test_the_guard_looks_like_the_endpoint() -> None:

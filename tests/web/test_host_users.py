@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import ForeignKey, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column, relationship, selectinload
+from sqlalchemy.orm.exc import DetachedInstanceError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from starlette_otp import OTP, ConfigurationError, SessionAuthBackend, log_in, login
+from starlette_otp import OTP, ConfigurationError, SessionAuthBackend, log_in, login, requires_otp
 from tests.hosts import Host, Subject, make_host
 from tests.support import (
     ANONYMOUS,
@@ -71,6 +73,55 @@ async def test_a_class_without_user_mixin(engine: AsyncEngine) -> None:
         page = await browser.get("/account/login?reverify=1")
         assert "Signed in as alice" in page.text
     assert set(vars(models.User)) == before
+
+
+def related_users(base: Any) -> type[Any]:
+    """Users with relationships of every make."""
+
+    class Order(base):
+        __tablename__ = "orders"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        buyer_id: Mapped[int] = mapped_column(ForeignKey("people.id"))
+
+    class Person(base):
+        __tablename__ = "people"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        username: Mapped[str]
+        joined: Mapped[list[Order]] = relationship(lazy="joined", viewonly=True)
+        selected: Mapped[list[Order]] = relationship(lazy="selectin", viewonly=True)
+        orders: Mapped[list[Order]] = relationship()
+
+    return Person
+
+
+async def test_relationships_of_the_user(engine: AsyncEngine) -> None:
+    """What the mapping loads at once is there; the rest is asked for in a session."""
+    models = make_host(related_users)
+    await models.create_tables(engine)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    otp = OTP(sessions, models.Device, secret_key=SECRET_KEY)
+    User = models.User
+    order_model = inspect(User).relationships.orders.mapper.class_
+    person = User(username="alice", orders=[order_model(), order_model()])
+    async with sessions.begin() as session:
+        session.add(person)
+        await session.flush()
+        device = models.TOTPDevice(user_id=person.id, secret=SECRET)
+        session.add(device)
+
+    async def orders(request: Request) -> Response:
+        counts = [len(request.user.joined), len(request.user.selected)]
+        with pytest.raises(DetachedInstanceError):
+            _ = request.user.orders
+        user = await otp.read(
+            lambda session: session.get(User, request.user.id, options=[selectinload(User.orders)])
+        )
+        return JSONResponse([*counts, len(user.orders)])
+
+    app = make_app(otp, door(otp, person, device), Route("/orders", requires_otp(orders)))
+    async with Browser(app) as browser:
+        await browser.get("/enter")
+        assert (await browser.get("/orders")).json() == [2, 2, 2]
 
 
 # Users who live elsewhere.

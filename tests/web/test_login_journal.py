@@ -81,7 +81,10 @@ async def test_a_log_in_and_a_log_out(
         browser.headers["user-agent"] = "pytest"
         assert (await browser.log_in(totp_token())).status_code == 303
         assert ears == [("otp_logged_in", alice.id, device, device.persistent_id)]
-        assert lines() == [f"INFO User {alice.id} logged in ({device.persistent_id}), {FROM}"]
+        assert lines() == [
+            f"INFO User {alice.id} logged in ({device.persistent_id}), {FROM}",
+            f"INFO User {alice.id} verified in a new browser, {FROM}",
+        ]
         ears.clear()
         page = await browser.post("/account/logout")
         token = page.text.split('value="')[1].split('"')[0]

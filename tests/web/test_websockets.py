@@ -1,5 +1,6 @@
 """requires_otp on websockets: refused before they are accepted."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -34,6 +35,24 @@ async def recent(websocket: WebSocket) -> None:
     await websocket.accept()
 
 
+def giving(func: Any) -> Any:
+    """A decorator of a host's that gives a function something before its websocket."""
+
+    @functools.wraps(func)
+    async def give(websocket: WebSocket) -> None:
+        await func("in", websocket)
+
+    return give
+
+
+@requires_otp
+@giving
+async def given(text: str, websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text(text)
+    await websocket.close()
+
+
 class Endpoint(WebSocketEndpoint):
     encoding = "text"
     received: list[str] = []
@@ -59,6 +78,7 @@ ROUTES = [
     WebSocketRoute("/echo", echo),
     WebSocketRoute("/lenient", lenient),
     WebSocketRoute("/recent", recent),
+    WebSocketRoute("/given", given),
     WebSocketRoute("/endpoint", Endpoint),
     WebSocketRoute("/late", Late),
 ]
@@ -102,7 +122,7 @@ async def test_a_verified_users_websocket_opens(
     """A verified user's websocket is accepted, on functions and on WebSocketEndpoint."""
     client.cookies.update(await cookies(otp, alice, device))
     assert said(client, "/echo") == "alice totp"
-    assert said(client, "/lenient") == "in"
+    assert said(client, "/lenient") == said(client, "/given") == "in"
     Endpoint.received.clear()
     with client.websocket_connect("/endpoint") as websocket:
         assert websocket.receive_text() == "in"
@@ -113,7 +133,7 @@ async def test_a_verified_users_websocket_opens(
         assert websocket.receive_text() == "got hello"
 
 
-@pytest.mark.parametrize("path", ["/echo", "/lenient", "/recent", "/endpoint"])
+@pytest.mark.parametrize("path", ["/echo", "/lenient", "/recent", "/given", "/endpoint"])
 async def test_an_anonymous_websocket_is_closed_before_it_is_accepted(
     client: TestClient, path: str
 ) -> None:
