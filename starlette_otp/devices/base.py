@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -68,6 +68,13 @@ class DeviceMixin(WordsMixin, ThrottlingMixin, TimestampMixin, SealedSecretMixin
     __static_token_model__: ClassVar[type[Any] | None] = None
     __login_throttle_model__: ClassVar[type[Any] | None] = None
     __challenge_limit_model__: ClassVar[type[Any] | None] = None
+
+    enrollable: ClassVar[bool] = True
+    """Whether people may add such a device to their account themselves, on the account pages."""
+    enrolment_fields: ClassVar[Sequence[str]] = ()
+    """The columns, of text, that whoever adds such a device is asked for, as `("number",)`. It is
+    confirmed by a token, which answers its own challenge if it has one. A kind without them is
+    not offered on the account pages, authenticator apps aside."""
 
     pending_max_age: ClassVar[float | None] = 600
     """Seconds in which a new device has to be confirmed; None: any time."""

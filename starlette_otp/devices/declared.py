@@ -101,3 +101,10 @@ def _check_kinds(device_model: type[DeviceMixin]) -> None:
                 "give one of them another __kind__."
             )
         seen[kind] = name
+        fields = mapper.class_.enrolment_fields
+        missing = [field for field in fields if field not in mapper.columns]
+        if isinstance(fields, str) or missing:
+            raise ConfigurationError(
+                f"{name}.enrolment_fields is a tuple of the names of its columns, "
+                f"as ('email',), and not {fields!r}."
+            )

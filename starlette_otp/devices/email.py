@@ -32,6 +32,7 @@ class EmailDeviceMixin(SideChannelDeviceMixin):
     __kind__ = "email"
     kind_name = "Email"
     code_prompt = "Enter the code that we email you"
+    enrolment_fields = ("email",)
 
     mailer: ClassVar[Mailer | None] = None
     sender: ClassVar[str | None] = None

@@ -25,6 +25,7 @@ class HOTPDeviceMixin(OTPAuthMixin):
     __kind__ = "hotp"
     kind_name = "Code generator"
     code_prompt = "Enter the code from your code generator"
+    enrollable = False
     __kind_defaults__ = {"digits": 6, "tolerance": 5, "algorithm": "SHA1", "counter": 0}
 
     resync_window: ClassVar[int] = 100

@@ -65,6 +65,7 @@ class StaticDeviceMixin(DeviceMixin):
     kind_name = "Recovery code"
     code_prompt = "Enter a recovery code"
     is_spare = True
+    enrollable = False
     __kind_defaults__ = {"token_shape": TokenShape.MADE}
 
     token_shape: Mapped[str | None] = mapped_column(String(8), use_existing_column=True)

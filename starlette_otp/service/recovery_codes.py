@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
@@ -50,9 +50,7 @@ class RecoveryCodes:
 
     async def renew(self, user: object, number: int = NUMBER) -> list[str]:
         """`OTP.new_recovery_codes`."""
-        model, key = static_model(self._device_model), self._device_model.user_key(user)
-        if key is None:
-            raise ValueError("Recovery codes need an authenticated user.")
+        model, key = self._somebodys(user)
         if not 1 <= number <= MAX_NUMBER:
             raise ValueError(f"A set has 1 to {MAX_NUMBER} recovery codes.")
         query = locked(self._devices_of(user))
@@ -73,11 +71,101 @@ class RecoveryCodes:
             return first, is_new
 
         device, is_new = await self._transactions.write(work)
+        await self._tell_renewed(user, device, is_new, number)
+        return made_tokens
+
+    async def prepare(self, user: object, number: int = NUMBER) -> tuple[Any, list[str]]:
+        """Make codes that count once the user says that they are saved, by `keep`.
+
+        They wait on an unconfirmed device of their own, in place of codes that waited before; what
+        the user had goes on working meanwhile.
+
+        Returns:
+            The device they wait on, and the codes, shown this once.
+
+        Raises:
+            ConfigurationError: there is no static device's class.
+            ValueError: the user is nobody.
+        """
+        model, key = self._somebodys(user)
+        query = locked(model.devices_for_user(user, confirmed=False))
+        made_tokens: list[str] = []
+
+        async def work(session: AsyncSession) -> Any:
+            await take_turn(session, self._device_model, "recovery codes", key)
+            for former in await session.scalars(query):
+                if former.is_pending and former.name == RECOVERY_CODES:
+                    await session.delete(former)
+            device = model(user_id=key, name=RECOVERY_CODES, confirmed=False)
+            session.add(device)
+            made_tokens[:] = await device.replace_tokens(number)
+            return device
+
+        return await self._transactions.write(work), made_tokens
+
+    async def keep(self, user: object, device_id: str) -> Any | None:
+        """Let codes that were prepared count, in place of all that the user had.
+
+        They move to the device that the user has for codes, which may verify a session.
+
+        Args:
+            user: whose they have to be.
+            device_id: of the device they wait on.
+
+        Returns:
+            The device that has them now, or None: they have waited for too long, newer ones were
+            prepared, or they count already.
+
+        Raises:
+            ConfigurationError: there is no static device's class.
+            ValueError: the user is nobody.
+        """
+        model, key = self._somebodys(user)
+        tokens: Any = model.__static_token_model__
+        query = locked(model.devices_for_user(user))
+
+        async def work(session: AsyncSession) -> tuple[Any, bool, int] | None:
+            await take_turn(session, self._device_model, "recovery codes", key)
+            devices = list(await session.scalars(query))
+            waiting = [one for one in devices if one.is_pending and not one.pending_expired]
+            kept = next((one for one in waiting if one.persistent_id == device_id), None)
+            if kept is None:
+                return None
+            count = select(func.count(tokens.id)).where(tokens.device_id == kept.id)
+            number = await session.scalar(count) or 0
+            confirmed = [one for one in devices if one.confirmed]
+            if not confirmed:
+                kept.confirmed = True
+                return kept, True, number
+            for device in confirmed:
+                await device.replace_tokens(0)
+            first = confirmed[0]
+            # The digests are under it. A session that this device verified stays verified.
+            first.secret = kept.secret
+            first.throttle_reset()
+            moving = update(tokens).where(tokens.device_id == kept.id).values(device_id=first.id)
+            await session.execute(moving, execution_options={"synchronize_session": False})
+            await session.delete(kept)
+            return first, False, number
+
+        found = await self._transactions.write(work)
+        if found is None:
+            return None
+        await self._tell_renewed(user, *found)
+        return found[0]
+
+    def _somebodys(self, user: object) -> tuple[Any, Any]:
+        model, key = static_model(self._device_model), self._device_model.user_key(user)
+        if key is None:
+            raise ValueError("Recovery codes need an authenticated user.")
+        return model, key
+
+    async def _tell_renewed(self, user: object, device: Any, is_new: bool, number: int) -> None:
+        key = self._device_model.user_key(user)
         logger.info("Recovery codes of user %r were made anew (%s).", key, device)
         await self._tell(user, device, "renewed", number)
         if is_new:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
-        return made_tokens
 
     def _devices_of(self, user: object) -> Select[Any]:
         """The user's confirmed devices that hold codes, of whatever kind."""

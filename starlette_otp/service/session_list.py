@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, select, true, update
@@ -48,6 +49,13 @@ class SessionList:
         rows, user = await self._transactions.read(work), await loaded(self._transactions, user)
         # One from before a new password is nobody's, and is cleared away in time.
         return [row for row in rows if self._rows.is_of(row, user)]
+
+    async def begun_at(self, session_id: int) -> datetime | None:
+        """When a session began, which is when its user's password was accepted last; or None."""
+        row = self._rows.table.c
+        query = select(row.created_at).where(row.id == session_id)
+        found = await self._transactions.read(self._rows.running(query))
+        return found[0][0] if found else None
 
     async def end(self, user: object, session_id: int) -> bool:
         """`OTP.end_session`."""

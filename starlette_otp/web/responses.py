@@ -61,6 +61,7 @@ def otp_urls(
     if folder is None:
         folder = _under(root_path, login_url).partition("?")[0].rpartition("/")[0]
     ours = {name: f"{folder}/{name}" for name in ("login", "logout", "static")}
+    ours["account"] = f"{folder}/"
     theirs = {name: _under(root_path, url) for name, url in help_urls.items() if url}
     return {"otp_urls": ours | theirs}
 

@@ -10,6 +10,7 @@ from starlette.templating import Jinja2Templates
 from starlette_otp.keyring import Keyring
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
+from starlette_otp.service.recovery_codes import RecoveryCodes
 from starlette_otp.service.session_list import SessionList
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
@@ -31,12 +32,14 @@ class Site(Protocol):
     login_redirect_url: str
     allowed_origins: Sequence[str]
     password_is_enough: bool
+    reauthenticate_after: float
     templates: Jinja2Templates
     cookie: SessionCookie
     keyring: Keyring
     transactions: Transactions
     users: Users
     enrolment: Enrolment
+    recovery_codes: RecoveryCodes
     verification: Verification
     challenges: Challenges
     sessions: Sessions

@@ -46,9 +46,17 @@ class OTPEndpoint(HTTPEndpoint):
         try:
             if verdict_of(request).away:
                 raise DatabaseUnavailable()
+            refusal = await self.refusal(request)
+            if refusal is not None:
+                await refusal(self.scope, self.receive, self.send)
+                return
             await super().dispatch()
         except DatabaseUnavailable:
             await unavailable(request)(self.scope, self.receive, self.send)
+
+    async def refusal(self, request: Request) -> Response | None:
+        """The answer to who may not see this view; None for who may."""
+        return None
 
     async def next_url(self, request: Request) -> str:
         """Where to go after success: `next` if it stays on this site, else the default."""

@@ -1,0 +1,1 @@
+"""The account pages: on them people manage their own devices, codes, sessions and password."""

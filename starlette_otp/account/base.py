@@ -1,0 +1,141 @@
+"""AccountView: who may see a page of the account, and how it is shown."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, ClassVar
+from urllib.parse import urlencode
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, RedirectResponse, Response
+
+from starlette_otp import clock
+from starlette_otp.account.words import ago, in_sentence, label
+from starlette_otp.web.forms import LogoutForm
+from starlette_otp.web.guards import (
+    DETAILS,
+    REVERIFICATION_REQUIRED,
+    STATUS,
+    login_redirect,
+    refusal_response,
+    refuse,
+)
+from starlette_otp.web.responses import HEADERS, accepts_html, page, safe_path
+from starlette_otp.web.site import Site
+from starlette_otp.web.user import unwrapped
+from starlette_otp.web.verdict import verdict_of
+from starlette_otp.web.views import OTPEndpoint
+
+DONE = {
+    "added": "Your device was added.",
+    "renamed": "Your device has its new name.",
+    "removed": "The device was removed.",
+    "cancelled": "Nothing was added.",
+    "codes": "Your recovery codes are in force. Earlier ones are not good any more.",
+    "password": "Your password was changed. You were signed out everywhere else.",
+    "ended": "That browser was signed out.",
+    "others_ended": "You were signed out everywhere else.",
+}
+"""What the page that follows a change says, by the code in its query."""
+OFFERS_TO_END = ("added", "codes", "removed")
+"""After these a browser that is signed in elsewhere may be one that should not be."""
+
+
+class AccountView(OTPEndpoint):
+    """A page of the account.
+
+    Whoever has a confirmed device has to be verified. What changes the account wants more: a
+    verification at most `OTP(reauthenticate_after=)` seconds old, or without a device a password
+    as young, asked for before the page is shown. A host's own log-in that leaves no session of
+    ours, for users whose password nobody here can check, is taken at its word.
+    """
+
+    changes: ClassVar[bool] = True
+    """Whether it changes the account, or leads to a change."""
+    asks_password: ClassVar[bool] = False
+    """Whether its form asks for the password where there is no device."""
+
+    async def refusal(self, request: Request) -> Response | None:
+        """The way to the log-in, or to the password; None for who may go on."""
+        verdict = verdict_of(request)
+        max_age = verdict.otp.reauthenticate_after if self.changes else None
+        refusal = await refuse(request, if_configured=True, max_age=max_age)
+        if refusal is not None:
+            return refusal_response(request, refusal, self.redirect_field_name, None)
+        if max_age is None or verdict.device is not None:
+            return None
+        if self.asks_password and can_ask_password(request):
+            return None
+        return None if await _is_fresh(request, max_age) else self._ask_again(request)
+
+    def _ask_again(self, request: Request) -> Response:
+        if not accepts_html(request):
+            body = {"detail": DETAILS[REVERIFICATION_REQUIRED], "code": REVERIFICATION_REQUIRED}
+            return JSONResponse(body, STATUS[REVERIFICATION_REQUIRED], HEADERS)
+        ours = folder(request).removeprefix(verdict_of(request).root_path.rstrip("/"))
+        url = login_redirect(request, "", self.redirect_field_name, f"{ours}/reauthenticate")
+        return RedirectResponse(url, 303, HEADERS)
+
+    def render(
+        self, request: Request, template: str, status_code: int = 200, **context: Any
+    ) -> Response:
+        """A page from `otp/account/`."""
+        done = request.query_params.get("done", "")
+        shared = {
+            "ago": ago,
+            "in_sentence": in_sentence,
+            "in_words": clock.in_words,
+            "label": label,
+            "user": verdict_of(request).user,
+            "done": DONE.get(done),
+            "offers_to_end": done in OFFERS_TO_END,
+            "logout_form": LogoutForm(request),
+            "way": way(request),
+        }
+        return page(request, f"otp/account/{template}", {**shared, **context}, status_code)
+
+    def gone(self, request: Request, reason: str = "gone", status_code: int = 404) -> Response:
+        """The page that says why there is nothing to do here, and what to do instead."""
+        return self.render(request, "gone.html", status_code, reason=reason)
+
+    def finish(self, request: Request, done: str | None = None) -> Response:
+        """303 to `next`, or to the overview, which says what was done."""
+        wanted = safe_path(request, request.query_params.get(self.redirect_field_name))
+        overview = f"{folder(request)}/" + (f"?done={done}" if done else "")
+        return RedirectResponse(wanted or overview, 303, HEADERS)
+
+
+def folder(request: Request) -> str:
+    """Where our routes are mounted."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def way(request: Request) -> str:
+    """The query that takes `next` along to another page of ours; empty without one."""
+    wanted = safe_path(request, request.query_params.get("next"))
+    return "?" + urlencode({"next": wanted}) if wanted else ""
+
+
+def site_of(request: Request) -> Site:
+    """The OTP of this request."""
+    return verdict_of(request).otp
+
+
+def user_of(request: Request) -> Any:
+    """The host's own user object of this request."""
+    return unwrapped(verdict_of(request).user)
+
+
+def can_ask_password(request: Request) -> bool:
+    """Whether the user's password can be asked for here."""
+    has_name = isinstance(getattr(user_of(request), "username", None), str)
+    return has_name and site_of(request).users.has_passwords
+
+
+async def _is_fresh(request: Request, max_age: float) -> bool:
+    """Whether the user's password was accepted no longer ago than that."""
+    session_id = verdict_of(request).session_id
+    if session_id is None:
+        return not can_ask_password(request)
+    since = await site_of(request).session_list.begun_at(session_id)
+    return since is not None and clock.now() - since <= timedelta(seconds=max_age)
