@@ -153,7 +153,7 @@ async def test_the_session_cookie_stays_the_hosts(otp: OTP, staff: Any, phone: A
             answer = await browser.get(path)
             assert len(answer.headers.get_list("set-cookie")) <= 1, path
         assert (await browser.get("/cart")).text == "full"
-        assert set(browser.cookies) == {"session", "otp_session"}
+        assert set(browser.cookies) == {"session", "otp_session", "otp_browser"}
 
 
 class AccountAdmin(ModelView, model=User):
