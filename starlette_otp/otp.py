@@ -384,7 +384,7 @@ class OTP(Generic[D]):
             ValueError: the password can't be one, and why; or the user is nobody.
             ConfigurationError: the users are not of a model with `set_password`.
             TooBusy: too many others wait for Argon2.
-            DeviceRejected: the session has ended meanwhile; the password is the new one.
+            DeviceRejected: the session has ended meanwhile; the password is the old one.
         """
         await new_password.change_password(self, request, password)
 

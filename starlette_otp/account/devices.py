@@ -16,9 +16,9 @@ from starlette_otp.account.pending import begun_here, is_from_here, is_waiting, 
 from starlette_otp.account.recovery_codes import codes_left, show_new_codes
 from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
-from starlette_otp.devices.owner import is_clean_text
 from starlette_otp.devices.policies import CooldownMixin, VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.devices.words import plain_name
 from starlette_otp.exceptions import (
     DatabaseUnavailable,
     DeliveryFailed,
@@ -322,5 +322,4 @@ def _id_of(request: Request) -> str:
 
 def _clean_name(name: object) -> str:
     """A name that came along, if it can be one."""
-    plain_name = " ".join(name.split()) if isinstance(name, str) and is_clean_text(name) else ""
-    return plain_name[:MAX_NAME]
+    return ((plain_name(name) if isinstance(name, str) else None) or "")[:MAX_NAME]

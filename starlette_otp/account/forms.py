@@ -11,6 +11,7 @@ from wtforms import EmailField, PasswordField, StringField, SubmitField
 from starlette_otp import clock
 from starlette_otp.devices.owner import is_clean_text
 from starlette_otp.devices.policies import VerifyNotAllowed
+from starlette_otp.devices.words import plain_name
 from starlette_otp.exceptions import TooManyAttempts
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.web.base_form import BaseForm
@@ -98,7 +99,7 @@ class ConfirmForm(BaseForm):
         "n_failed_attempts": "There were too many wrong codes. Please try again {wait}.",
         "verification_not_allowed": "{error_message}",
         "challenge_exception": "The code could not be sent. Please try again later.",
-        "invalid_name": "A name has at most {longest} characters.",
+        "invalid_name": "A name has at most {longest} characters, all of them visible.",
     }
 
     otp_token = StringField("Code")
@@ -109,13 +110,15 @@ class ConfirmForm(BaseForm):
         """Whether there is a token to try, or a challenge was asked for."""
         if not await super().validate(extra_validators):
             return False
-        self.name.data = " ".join((self.name.data or "").split())
+        name = plain_name(self.name.data or "")
         if self.otp_challenge.data:
             return True
         if not (self.otp_token.data or "").strip():
             self.add_error("token_required", self.otp_token)
-        if len(self.name.data) > MAX_NAME or not is_clean_text(self.name.data):
+        if name is None or len(name) > MAX_NAME:
             self.add_error("invalid_name", self.name, longest=MAX_NAME)
+        else:
+            self.name.data = name
         return not self.error_codes
 
     def refuse(self, attempt: Attempt) -> None:

@@ -51,7 +51,7 @@ class PasswordView(AccountView):
             form.add_error("invalid_password", form.password, reason=str(exc))
             return self._show(request, form)
         except DeviceRejected:
-            # This session has ended meanwhile; the password is the new one.
+            # This session has ended meanwhile, and the password is the old one.
             return RedirectResponse(f"{folder(request)}/login", 303, HEADERS)
         return self.finish(request, "password")
 

@@ -55,11 +55,20 @@ def shown_names(devices: Sequence[Any], user: object) -> list[str]:
     return names
 
 
+def plain_name(name: str) -> str | None:
+    """A name that an owner gives a device, on one line; None for one that is not all visible."""
+    words = " ".join(name.split())
+    # A joiner stands in names of some scripts, and in pictures.
+    visible = words.replace("\u200c", "").replace("\u200d", "").isprintable()
+    return words if visible else None
+
+
 def with_name(words: str, name: str) -> str:
     """A device's words and the name that its owner gave it, unless that says no more."""
-    plain_name = name.strip()
-    known = words.casefold().endswith(plain_name.casefold())
-    return words if known else f"{words} · {plain_name}"
+    # On one line: it stands in mails, too.
+    own = " ".join(name.split())
+    known = words.casefold().endswith(own.casefold())
+    return words if known else f"{words} · {own}"
 
 
 def masked(destination: str | None) -> str:

@@ -16,6 +16,7 @@ from starlette_otp.devices.locking import locked, require_read_committed
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.persistent_id import check_device_id, parse_persistent_id
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.devices.words import plain_name
 from starlette_otp.exceptions import ConfigurationError, TooManyPending, TransactionRequired
 from starlette_otp.service.transactions import Transactions
 
@@ -157,18 +158,15 @@ class Enrolment:
     async def rename_device(self, user: object, device_id: str, name: str) -> Any | None:
         """`OTP.rename_device`."""
         query = locked(one_of(self._device_model, user, device_id, confirmed=None))
-        plain_name = " ".join(name.split())
         column: Any = table_of(self._device_model).c.name
-        longest = column.type.length or _MAX_NAME
-        # A joiner stands in names of some scripts, and in pictures.
-        is_plain = plain_name.replace("\u200c", "").replace("\u200d", "").isprintable()
-        if not is_plain or not 0 < len(plain_name) <= longest:
+        own, longest = plain_name(name), column.type.length or _MAX_NAME
+        if not own or len(own) > longest:
             raise ValueError(f"A name is 1 to {longest} characters, all of them visible.")
 
         async def work(session: AsyncSession) -> Any | None:
             device = await session.scalar(query)
             if device is not None:
-                device.name = plain_name
+                device.name = own
             return device
 
         return await self._transactions.write(work)

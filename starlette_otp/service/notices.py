@@ -87,7 +87,7 @@ class Notices:
     async def settle(self) -> None:
         """Wait until everybody has been told."""
         while self._tasks:
-            await asyncio.gather(*self._tasks)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _added(self, sender: Any, user: Any, device: Any) -> None:
         self._tell(user, Notice.DEVICE_ADDED, device=device)
@@ -126,6 +126,9 @@ class Notices:
                 await self._notify(user, notice, data)
             elif self._mailer is not None:
                 await self._mail(self._mailer, user, notice, data)
+        except asyncio.CancelledError:
+            logger.error("A notice (%s) was not delivered: the process ended before.", notice)
+            raise
         except Exception as exc:
             logger.error("A notice (%s) could not be delivered: %s.", notice, described(exc))
 

@@ -122,7 +122,7 @@ class RecoveryCodes:
         """
         model, key = self._somebodys(user)
         tokens: Any = model.__static_token_model__
-        query = locked(model.devices_for_user(user))
+        query = locked(self._devices_of(user, confirmed=None))
 
         async def work(session: AsyncSession) -> tuple[Any, bool, int] | None:
             await take_turn(session, self._device_model, "recovery codes", key)
@@ -167,11 +167,11 @@ class RecoveryCodes:
         if is_new:
             await signals.send(signals.otp_device_added, self._sender, user=user, device=device)
 
-    def _devices_of(self, user: object) -> Select[Any]:
-        """The user's confirmed devices that hold codes, of whatever kind."""
+    def _devices_of(self, user: object, confirmed: bool | None = True) -> Select[Any]:
+        """The user's devices that hold codes, of whatever kind."""
         model = self._device_model
         kinds = [kind.__kind__ for kind in static_models(model)]
-        query: Select[Any] = model.devices_for_user(user, confirmed=True)
+        query: Select[Any] = model.devices_for_user(user, confirmed)
         return query.where(model.kind.in_(kinds))
 
     async def tell_of_use(self, user: object, device: Any) -> None:

@@ -146,6 +146,7 @@ class Users:
         Raises:
             ConfigurationError: the users have no `set_password`, or it changes nothing.
             ValueError: the password can't be one.
+            DatabaseUnavailable: it is away, or a rival was in the way; nothing is written.
             TooBusy: too many others wait for their turn.
         """
         model = self.model

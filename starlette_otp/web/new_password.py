@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from starlette.requests import Request
@@ -39,9 +40,9 @@ async def change_password(otp: Site, request: Request, password: str) -> None:
     told: dict[str, Any] = {"address": client.address, "agent": client.agent}
     which = signals.otp_password_changed
     await signals.send(which, otp, user=user, device=device, **told)
-    try:
+    await otp.session_list.end_others(user, verdict.session_id)
+    # The session may end right now, too: the password is the new one all the same.
+    with suppress(DeviceRejected):
         # Signed with what the backend will find: a user object of the host's own may have no hash.
         is_ours = type(user) is type(changed) or password_hash(user)
         await go_on(request, changed if is_ours else user)
-    finally:
-        await otp.session_list.end_others(user, verdict.session_id)

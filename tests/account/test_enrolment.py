@@ -122,8 +122,9 @@ async def test_a_wrong_code(otp: OTP, sessions: Sessions, alice: User) -> None:
     assert "too many wrong codes" in words(again)
     [device] = await devices(sessions)
     assert (device.confirmed, device.throttling_failure_count) == (False, 1)
-    again = await press(browser, page, otp_token="123456", name="x" * 65)
-    assert "at most 64 characters" in words(again)
+    for name in ("x" * 65, "a\u202eb", "\x1b[2J"):
+        again = await press(browser, page, otp_token="123456", name=name)
+        assert "at most 64 characters, all of them visible" in words(again)
     assert (await reload(sessions, device)).throttling_failure_count == 1
 
 

@@ -1,5 +1,6 @@
 """Notices: what happens to an account reaches its owner, by a real SMTP server or by the host."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
@@ -147,6 +148,25 @@ async def test_a_mail_that_does_not_arrive(
         assert len(await otp.new_recovery_codes(alice)) == 10
         await otp.notices.settle()
     assert "A notice (recovery_codes_renewed) could not be delivered" in caplog.text
+
+
+async def test_a_process_that_ends_before(
+    sessions: Sessions, alice: User, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was on its way is a line in the log, and settling is no error."""
+    begun = asyncio.Event()
+
+    async def notify(user: Any, notice: Notice, data: dict[str, Any]) -> None:
+        begun.set()
+        await asyncio.sleep(3600)
+
+    otp = OTP(sessions, Device, secret_key=SECRET_KEY, notify=notify)
+    await otp.new_recovery_codes(alice)
+    await begun.wait()
+    for task in otp.notices._tasks:
+        task.cancel()
+    await otp.notices.settle()
+    assert "A notice (recovery_codes_renewed) was not delivered" in caplog.text
 
 
 async def test_the_host_is_told_instead(sessions: Sessions, alice: User) -> None:

@@ -5,10 +5,22 @@ from typing import Any
 
 import pytest
 import time_machine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
 from starlette_otp import OTP, TooManyPending, otp_device_added, otp_recovery_codes
+from starlette_otp.devices import StaticDeviceMixin
 from starlette_otp.models import StaticDevice, TOTPDevice, User
-from tests.support import Browser, Sessions, door, make_app, make_static, reload, verified_by
+from tests.hosts import make_host
+from tests.support import (
+    SECRET_KEY,
+    Browser,
+    Sessions,
+    door,
+    make_app,
+    make_static,
+    reload,
+    verified_by,
+)
 
 
 async def test_the_first_ones_count_when_they_are_saved(otp: OTP, alice: User, bob: User) -> None:
@@ -107,3 +119,30 @@ async def test_waiting_codes_are_no_pending_device_too_many(otp: OTP, alice: Use
         await otp.add_device(alice, TOTPDevice(confirmed=False))
     with pytest.raises(TooManyPending):
         await otp.add_device(alice, TOTPDevice(confirmed=False))
+
+
+async def test_they_take_the_place_of_those_of_every_kind(empty_engine: AsyncEngine) -> None:
+    """Of two kinds that hold codes, too: what there was is worth nothing afterwards."""
+    host = make_host()
+
+    class PaperDevice(StaticDeviceMixin, host.Device):  # type: ignore[name-defined, misc]
+        __kind__ = "paper"
+
+    await host.create_tables(empty_engine)
+    sessions = async_sessionmaker(empty_engine, expire_on_commit=False)
+    otp = OTP(sessions, host.Device, secret_key=SECRET_KEY)
+    user = host.User(username="alice")
+    async with sessions.begin() as session:
+        session.add(user)
+        await session.flush()
+        paper = PaperDevice(user_id=user.id)
+        session.add(paper)
+        old = [await paper.add_token() for _ in range(3)]
+    assert await otp.recovery_codes_left(user) == 3
+    waiting, codes = await otp.recovery_codes.prepare(user)
+    assert await otp.recovery_codes.keep(user, waiting.persistent_id) == paper
+    assert await otp.match_token(user, old[0]) is None
+    assert await otp.match_token(user, codes[0]) == paper
+    [new] = await otp.new_recovery_codes(user, 1)
+    assert await otp.match_token(user, codes[1]) is None
+    assert await otp.match_token(user, new) == paper

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import time_machine
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,6 +22,7 @@ from starlette_otp.models import Device, TOTPDevice, User
 from starlette_otp.service.passwords import PasswordQueue, Place
 from starlette_otp.web.verdict import verdict_of
 from tests.hosts import make_host
+from tests.service.test_not_now import configure
 from tests.support import (
     ANONYMOUS,
     PASSWORD,
@@ -143,6 +146,25 @@ async def test_a_session_that_ends_meanwhile(
             await browser.get("/change", params={"to": NEW})
         assert await browser.state() == ANONYMOUS
     assert (await reload(sessions, alice)).check_password(PASSWORD)
+
+
+async def test_a_rival_in_the_way(
+    otp: OTP, sessions: Sessions, engine: AsyncEngine, alice: User, device: TOTPDevice
+) -> None:
+    """The loser of a deadlock has changed nothing, and is told to come back."""
+    await configure(engine, "deadlock_timeout = '50ms'")
+    browser = await enter(app_of(otp, alice, device))
+    waiting = text("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)")
+    async with engine.begin() as rival:
+        await rival.execute(text("SET LOCAL deadlock_timeout = '10s'"))
+        await rival.execute(text(f"SELECT FROM otp_user WHERE id = {alice.id} FOR UPDATE"))
+        task = asyncio.create_task(browser.get("/change", params={"to": NEW}))
+        while not await rival.scalar(waiting):
+            await asyncio.sleep(0.01)
+        await rival.execute(text("SELECT FROM otp_session FOR UPDATE"))
+    assert (await task).status_code == 503
+    assert (await reload(sessions, alice)).check_password(PASSWORD)
+    assert await browser.state() == verified_by(device)
 
 
 async def test_what_sets_no_password_is_named(
