@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic
 
@@ -18,7 +17,7 @@ from starlette_otp.account import routes as account_pages
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
+from starlette_otp.exceptions import DatabaseUnavailable
 from starlette_otp.keyring import Keyring
 from starlette_otp.mailer import Mailer
 from starlette_otp.service.attempts import Attempt
@@ -38,12 +37,12 @@ from starlette_otp.service.verification import Verification
 from starlette_otp.web import journal, new_password, views
 from starlette_otp.web import password as password_check
 from starlette_otp.web.cookie import SessionCookie
+from starlette_otp.web.origin import checked_origins
 from starlette_otp.web.site import AllowAttempt, ClientAddress
 from starlette_otp.web.templates import Templates, jinja_templates
 from starlette_otp.web.verdict import verdict_of
 
 logger = logging.getLogger("starlette_otp")
-_ORIGIN = re.compile(r"https?://[^/?#@\\\s]+")
 
 # A default, so that `otp: OTP` alone is a type, too.
 D = TypeVar("D", bound=DeviceMixin, default=Any)
@@ -122,7 +121,7 @@ class OTP(Generic[D]):
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
         self.password_is_enough = password_is_enough
-        self.allowed_origins = _origins(allowed_origins)
+        self.allowed_origins = checked_origins(allowed_origins)
         self.reauthenticate_after = reauthenticate_after
         self.keyring = device_model.__keyring__ = Keyring(
             secret_key, table_of(device_model).fullname
@@ -511,12 +510,3 @@ class OTP(Generic[D]):
         """
         pages = account_pages.routes() if account else ()
         return [*views.routes(login_view or views.LoginView), *pages]
-
-
-def _origins(allowed: Sequence[str]) -> Sequence[str]:
-    if isinstance(allowed, str) or not all(_ORIGIN.fullmatch(origin) for origin in allowed):
-        raise ConfigurationError(
-            'OTP(allowed_origins=) takes a list of origins, as ["https://app.example"]: '
-            "scheme, host and port, without a path."
-        )
-    return tuple(allowed)

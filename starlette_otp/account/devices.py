@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from sqlalchemy.exc import IntegrityError
@@ -20,19 +19,14 @@ from starlette_otp.devices.policies import CooldownMixin, VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.devices.words import plain_name
 from starlette_otp.exceptions import (
-    DatabaseUnavailable,
-    DeliveryFailed,
     DeviceRejected,
     SecretUnreadable,
     TooManyPending,
-    described,
 )
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.login import login
 from starlette_otp.web.responses import HEADERS
 from starlette_otp.web.verdict import verdict_of
-
-logger = logging.getLogger("starlette_otp")
 
 
 def offered(device_model: Any) -> list[Any]:
@@ -267,23 +261,11 @@ class RemoveView(DeviceView):
 
 async def challenge(request: Request, form: ConfirmForm, device: Any) -> None:
     """Give the challenge of a device that is to be confirmed; the form's `info` tells of it."""
-    challenges = site_of(request).challenges
-    try:
-        message = await challenges.generate(
-            user_of(request), device.persistent_id, form.asking_browser, confirming=True
-        )
-    except DeliveryFailed:
-        form.add_error("challenge_exception")
-        return
-    except DatabaseUnavailable:
-        raise
-    except Exception as exc:
-        logger.error("A challenge could not be made: %s.", described(exc))
-        form.add_error("challenge_exception")
-        return
-    form.was_sent = True
-    # The page says itself where it went.
-    form.info = None if message == getattr(device, "challenge_message", None) else message
+    message = await form.challenge(user_of(request), device.persistent_id, confirming=True)
+    if message is not None:
+        form.was_sent = True
+        # The page says itself where it went.
+        form.info = None if message == getattr(device, "challenge_message", None) else message
 
 
 def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device: Any) -> Response:

@@ -15,7 +15,7 @@ from starlette_otp.devices.words import plain_name
 from starlette_otp.exceptions import TooManyAttempts
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.web.base_form import BaseForm
-from starlette_otp.web.password import authenticate
+from starlette_otp.web.password import authenticate, wait_of
 
 MAX_NAME = 64
 
@@ -156,8 +156,7 @@ class CurrentPasswordForm(BaseForm):
         try:
             found = await authenticate(self.otp, self._request, user.username, password)
         except TooManyAttempts as exc:
-            wait = "later" if exc.seconds is None else f"in {clock.lasting(exc.seconds)}"
-            self.add_error("too_many_attempts", wait=wait)
+            self.add_error("too_many_attempts", wait=wait_of(exc))
             return False
         key = self.otp.device_model.user_key
         if found is None or key(found) != key(user):

@@ -11,14 +11,14 @@ from starlette.responses import Response
 from starlette_otp.account.base import AccountView, folder, site_of, user_of, way
 from starlette_otp.account.forms import CodesForm
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.service.enrolment import static_models
 from starlette_otp.service.notices import FEW_CODES
 from starlette_otp.web.verdict import verdict_of
 
 
 def has_codes(request: Request) -> bool:
     """Whether the host declares a kind of device that holds them."""
-    kinds = site_of(request).device_model.kinds().values()
-    return any(issubclass(kind, StaticDeviceMixin) for kind in kinds)
+    return bool(static_models(site_of(request).device_model))
 
 
 async def codes_left(request: Request) -> int | None:

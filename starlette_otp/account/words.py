@@ -10,6 +10,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from starlette_otp import clock
+from starlette_otp.devices.words import with_name
 from starlette_otp.exceptions import is_missing
 
 UNKNOWN_BROWSER = "Unknown browser"
@@ -21,8 +22,7 @@ _MONTH_SECONDS = 30 * 86400
 
 def label(device: Any) -> str:
     """What a device is and its owner's name for it: "Authenticator app · Phone"."""
-    kind = str(device.kind_name)
-    return kind if device.name in ("", kind) else f"{kind} · {device.name}"
+    return with_name(device.kind_name, device.name)
 
 
 def in_sentence(kind_name: str) -> str:

@@ -232,21 +232,16 @@ def static_model(device_model: type[Any]) -> type[Any]:
     Raises:
         ConfigurationError: there is none.
     """
-    found: type[Any] = static_models(device_model)[0]
-    return found
+    found = static_models(device_model)
+    if not found:
+        raise ConfigurationError("This application has no static devices.")
+    return found[0]
 
 
 def static_models(device_model: type[Any]) -> Sequence[type[Any]]:
-    """The classes of the devices that hold recovery codes, the first one that of new ones.
-
-    Raises:
-        ConfigurationError: there is none.
-    """
+    """The classes of the devices that hold recovery codes, the first one that of new ones."""
     kinds = device_model.kinds().values()
-    found = [kind for kind in kinds if issubclass(kind, StaticDeviceMixin)]
-    if not found:
-        raise ConfigurationError("This application has no static devices.")
-    return found
+    return [kind for kind in kinds if issubclass(kind, StaticDeviceMixin)]
 
 
 def one_of(

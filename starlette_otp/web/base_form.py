@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
@@ -13,10 +14,13 @@ from starlette_wtf.util import generate_csrf, validate_csrf
 from wtforms import Form
 from wtforms.csrf.core import CSRF
 
+from starlette_otp.exceptions import DatabaseUnavailable, DeliveryFailed, described
 from starlette_otp.web.body import submitted
 from starlette_otp.web.origin import is_cross_site
 from starlette_otp.web.site import Site
 from starlette_otp.web.verdict import verdict_of
+
+logger = logging.getLogger("starlette_otp")
 
 CSRF_KEY = "otp_csrf"
 """Where the session holds what the CSRF tokens sign."""
@@ -103,6 +107,33 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
         else:
             field.errors = [*field.errors, message]
         self.error_codes.append(code)
+
+    async def challenge(
+        self, user: object, device_id: str, field: Any = None, **context: Any
+    ) -> str | None:
+        """Send a code by one of the user's devices.
+
+        Args:
+            user: whose device it has to be.
+            device_id: its persistent id.
+            field: which one the error is about, if there is one.
+            context: what else `Challenges.generate` takes.
+
+        Returns:
+            What the user is told; nothing where the device gives none; None if that failed, with
+            the error "challenge_exception".
+        """
+        generate = self.otp.challenges.generate
+        try:
+            return await generate(user, device_id, self.asking_browser, **context) or ""
+        except DatabaseUnavailable:
+            raise
+        except DeliveryFailed:
+            pass
+        except Exception as exc:
+            logger.error("A challenge could not be made: %s.", described(exc))
+        self.add_error("challenge_exception", field)
+        return None
 
     @property
     def browser(self) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,20 +12,13 @@ from wtforms import PasswordField, SelectField, StringField, SubmitField
 
 from starlette_otp import clock
 from starlette_otp.devices.policies import VerifyNotAllowed
-from starlette_otp.exceptions import (
-    DatabaseUnavailable,
-    DeliveryFailed,
-    TooManyAttempts,
-    described,
-)
+from starlette_otp.exceptions import TooManyAttempts
 from starlette_otp.web import ticket
 from starlette_otp.web.base_form import BaseForm, merged
 from starlette_otp.web.journal import client_of
-from starlette_otp.web.password import authenticate
+from starlette_otp.web.password import authenticate, wait_of
 from starlette_otp.web.user import attach
 from starlette_otp.web.ways import Way, ways_of
-
-logger = logging.getLogger("starlette_otp")
 
 
 class LogoutForm(BaseForm):
@@ -78,8 +70,7 @@ class PasswordForm(BaseForm):
             user = await authenticate(self.otp, self._request, username, password)
         except TooManyAttempts as exc:
             self.too_many = exc
-            wait = "later" if exc.seconds is None else f"in {clock.lasting(exc.seconds)}"
-            self.add_error("too_many_attempts", wait=wait)
+            self.add_error("too_many_attempts", wait=wait_of(exc))
             return None
         if user is None:
             self.add_error("invalid_login")
@@ -220,23 +211,12 @@ class OTPAuthenticationFormMixin:
         if chosen is None:
             await self._offer(user, None)
             chosen = self.sender and self.sender.device_id
-        try:
-            message = chosen and await self.otp.challenges.generate(
-                user, chosen, self.asking_browser
-            )
-        except DeliveryFailed:
-            self.add_error("challenge_exception", self.otp_device)
-        except DatabaseUnavailable:
-            raise
-        except Exception as exc:
-            logger.error("A challenge could not be made: %s.", described(exc))
-            self.add_error("challenge_exception", self.otp_device)
-        else:
-            if message:
-                self.info = self.messages()["challenge_message"].format(challenge=message)
-                self.error_codes.append("challenge_message")
-            else:
-                self.add_error("not_interactive", self.otp_device)
+        message = await self.challenge(user, chosen, self.otp_device) if chosen else ""
+        if message:
+            self.info = self.messages()["challenge_message"].format(challenge=message)
+            self.error_codes.append("challenge_message")
+        elif message is not None:
+            self.add_error("not_interactive", self.otp_device)
         return chosen
 
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
+from starlette_otp.exceptions import ConfigurationError
+
+_ORIGIN = re.compile(r"https?://[^/?#@\\\s]+")
 _PORTS = {"http": 80, "https": 443}
+
+
+def checked_origins(allowed: Sequence[str]) -> Sequence[str]:
+    """What `OTP(allowed_origins=)` was given.
+
+    Raises:
+        ConfigurationError: that is no list of origins.
+    """
+    if isinstance(allowed, str) or not all(_ORIGIN.fullmatch(origin) for origin in allowed):
+        raise ConfigurationError(
+            'OTP(allowed_origins=) takes a list of origins, as ["https://app.example"]: '
+            "scheme, host and port, without a path."
+        )
+    return tuple(allowed)
 
 
 def is_cross_site(conn: HTTPConnection, allowed: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from starlette.requests import HTTPConnection
 
+from starlette_otp import clock
 from starlette_otp.devices.users import is_active, is_plausible
 from starlette_otp.exceptions import ConfigurationError, TooBusy, TooManyAttempts
 from starlette_otp.service.passwords import Place
@@ -20,6 +21,11 @@ T = TypeVar("T")
 
 _looked_at: ContextVar[str | None] = ContextVar("starlette_otp_name", default=None)
 """The digest of the name whose password is being looked at."""
+
+
+def wait_of(exc: TooManyAttempts) -> str:
+    """When a password may be tried again, in words."""
+    return "later" if exc.seconds is None else f"in {clock.lasting(exc.seconds)}"
 
 
 async def authenticate(otp: Site, conn: HTTPConnection, username: str, password: str) -> Any | None:
