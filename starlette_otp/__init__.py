@@ -56,7 +56,7 @@ from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp, still_
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
 from starlette_otp.web.notice import failures_before
-from starlette_otp.web.verdict import is_verified, otp_device, session_id
+from starlette_otp.web.verdict import device_due, is_verified, otp_device, session_id
 from starlette_otp.web.views import LoginView, LogoutView
 
 __all__ = [
@@ -96,6 +96,7 @@ __all__ = [
     "TransactionRequired",
     "UserMixin",
     "authenticate",
+    "device_due",
     "failures_before",
     "is_verified",
     "log_in",

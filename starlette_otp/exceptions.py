@@ -66,6 +66,20 @@ class TooManyPending(OTPError):
         self.limit = limit
 
 
+class LastDevice(OTPError):
+    """The user has to have a device, and this is the last one.
+
+    Attributes:
+        device: the device that stays.
+    """
+
+    code = "last_device"
+
+    def __init__(self, device: object) -> None:
+        super().__init__("The user has to have a device, and this is the last one.")
+        self.device = device
+
+
 class SecretUnreadable(OTPError):
     """A device's secret does not decrypt: tampered with, swapped, or made under a retired key.
 

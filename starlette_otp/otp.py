@@ -17,7 +17,7 @@ from starlette_otp.account import routes as account_pages
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
-from starlette_otp.exceptions import DatabaseUnavailable
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
 from starlette_otp.keyring import Keyring
 from starlette_otp.mailer import Mailer
 from starlette_otp.service.attempts import Attempt
@@ -26,6 +26,7 @@ from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.notices import Notices, Notify
 from starlette_otp.service.passwords import QUEUE, PasswordQueue
 from starlette_otp.service.recovery_codes import NUMBER, RecoveryCodes
+from starlette_otp.service.requirement import RequireDevice, Requirement
 from starlette_otp.service.session_list import SessionList
 from starlette_otp.service.session_rows import SessionRows
 from starlette_otp.service.sessions import Sessions
@@ -78,6 +79,10 @@ class OTP(Generic[D]):
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
         reauthenticate_after: seconds; to change devices, password or sessions on the account pages
             people have to be verified, or without a device signed in, no longer ago than that.
+        require_device: who has to have a device: True for everybody, or `async (user) -> bool |
+            datetime`, from when on. Who has none then gets to the pages to set one up, after the
+            password, and is anonymous everywhere else; before that moment the password is enough
+            for them, and a notice tells of it. It is asked at each request of an unverified user.
         reads: "transaction" behind a pooler that gives each transaction a connection of its own, as
             PgBouncer with `pool_mode = transaction`; a read is in one, too, then.
         mailer: mails owners of accounts what happens to them: a device more or less, recovery codes
@@ -110,6 +115,7 @@ class OTP(Generic[D]):
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
         reauthenticate_after: float = 300,
+        require_device: RequireDevice = False,
         reads: Reads = "autocommit",
         mailer: Mailer | None = None,
         notify: Notify | None = None,
@@ -131,6 +137,8 @@ class OTP(Generic[D]):
         device_model.__environment__ = self.templates.env
         self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
+        self.requirement = Requirement(require_device, self.enrolment)
+        self.has_account_pages = False
         self.recovery_codes = RecoveryCodes(self.transactions, device_model, sender=self)
         self.verification = Verification(
             self.transactions, device_model, self.recovery_codes, sender=self
@@ -202,6 +210,9 @@ class OTP(Generic[D]):
 
     async def remove_device(self, user: object, device_id: str) -> D | None:
         """Take a device from the user; what sessions it verified are unverified from now on.
+
+        Whether the user has to have one (`require_device`) is for the pages to mind: staff may
+        take the last one, too.
 
         Returns:
             The device that was, or None if the user has no such device.
@@ -507,6 +518,14 @@ class OTP(Generic[D]):
             login_view: a subclass of LoginView in its place.
             account: with the pages on which users manage their own devices, recovery codes,
                 sessions and password, from `/` on.
+
+        Raises:
+            ConfigurationError: without them nobody could set up the device that they have to have.
         """
+        if not account and self.requirement.is_set:
+            raise ConfigurationError(
+                "OTP(require_device=) needs the account pages: otp.routes(account=True)."
+            )
+        self.has_account_pages = self.has_account_pages or account
         pages = account_pages.routes() if account else ()
         return [*views.routes(login_view or views.LoginView), *pages]

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, ClassVar
-from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from starlette_otp import clock
-from starlette_otp.account.words import ago, in_sentence, label
+from starlette_otp.account.words import ago, in_sentence, label, on_day
 from starlette_otp.web.forms import LogoutForm
 from starlette_otp.web.guards import (
     DETAILS,
+    ENROLMENT_REQUIRED,
     REVERIFICATION_REQUIRED,
     STATUS,
     login_redirect,
     refusal_response,
     refuse,
 )
-from starlette_otp.web.responses import HEADERS, accepts_html, page, safe_path
+from starlette_otp.web.responses import (
+    HEADERS,
+    accepts_html,
+    folder,
+    page,
+    safe_path,
+    to_enrolment,
+    way,
+)
 from starlette_otp.web.site import Site
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import verdict_of
@@ -52,6 +60,8 @@ class AccountView(OTPEndpoint):
 
     changes: ClassVar[bool] = True
     """Whether it changes the account, or leads to a change."""
+    enrols: ClassVar[bool] = False
+    """Whether it is for who has to set up a device before anything else, too."""
     asks_password: ClassVar[bool] = False
     """Whether its form asks for the password where there is no device."""
 
@@ -60,6 +70,10 @@ class AccountView(OTPEndpoint):
         verdict = verdict_of(request)
         max_age = verdict.otp.reauthenticate_after if self.changes else None
         refusal = await refuse(request, if_configured=True, max_age=max_age)
+        if refusal == ENROLMENT_REQUIRED and self.enrols:
+            refusal = None
+        if refusal == ENROLMENT_REQUIRED and accepts_html(request):
+            return to_enrolment(request)
         if refusal is not None:
             return refusal_response(request, refusal, self.redirect_field_name, None)
         if max_age is None or verdict.device is not None:
@@ -80,17 +94,21 @@ class AccountView(OTPEndpoint):
         self, request: Request, template: str, status_code: int = 200, **context: Any
     ) -> Response:
         """A page from `otp/account/`."""
-        done = request.query_params.get("done", "")
+        done, due = request.query_params.get("done", ""), verdict_of(request).device_due
         shared = {
             "ago": ago,
             "in_sentence": in_sentence,
             "in_words": clock.in_words,
             "label": label,
+            "on_day": on_day,
             "user": verdict_of(request).user,
+            "due": due,
+            "is_due": due is not None and due <= clock.now(),
             "done": DONE.get(done),
             "offers_to_end": done in OFFERS_TO_END,
             "logout_form": LogoutForm(request),
             "way": way(request),
+            "here": safe_path(request, request.query_params.get(self.redirect_field_name)),
         }
         return page(request, f"otp/account/{template}", {**shared, **context}, status_code)
 
@@ -103,17 +121,6 @@ class AccountView(OTPEndpoint):
         wanted = safe_path(request, request.query_params.get(self.redirect_field_name))
         overview = f"{folder(request)}/" + (f"?done={done}" if done else "")
         return RedirectResponse(wanted or overview, 303, HEADERS)
-
-
-def folder(request: Request) -> str:
-    """Where our routes are mounted."""
-    return str(request.scope.get("root_path", "")).rstrip("/")
-
-
-def way(request: Request) -> str:
-    """The query that takes `next` along to another page of ours; empty without one."""
-    wanted = safe_path(request, request.query_params.get("next"))
-    return "?" + urlencode({"next": wanted}) if wanted else ""
 
 
 def site_of(request: Request) -> Site:

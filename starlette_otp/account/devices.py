@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from starlette_otp.account import qr
-from starlette_otp.account.base import AccountView, folder, site_of, user_of, way
+from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.forms import MAX_NAME, ButtonForm, ConfirmForm, NameForm, add_form
 from starlette_otp.account.pending import begun_here, is_from_here, is_waiting, note
 from starlette_otp.account.recovery_codes import codes_left, show_new_codes
@@ -20,12 +20,13 @@ from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.devices.words import plain_name
 from starlette_otp.exceptions import (
     DeviceRejected,
+    LastDevice,
     SecretUnreadable,
     TooManyPending,
 )
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.login import login
-from starlette_otp.web.responses import HEADERS
+from starlette_otp.web.responses import HEADERS, folder, way
 from starlette_otp.web.verdict import verdict_of
 
 
@@ -42,6 +43,8 @@ def offered(device_model: Any) -> list[Any]:
 
 class AddView(AccountView):
     """Begin a device: an unconfirmed row, the same one however often this browser comes back."""
+
+    enrols = True
 
     async def get(self, request: Request) -> Response:
         """The kinds to choose from, what the kind asks for, or on to its confirmation."""
@@ -118,6 +121,16 @@ class DeviceView(AccountView):
 class ConfirmView(DeviceView):
     """Confirm a device with its first token, which is spent by it."""
 
+    enrols = True
+
+    async def refusal(self, request: Request) -> Response | None:
+        """None also for the second of two clicks, while the first one's answer is on its way."""
+        refusal = await super().refusal(request)
+        if refusal is None or verdict_of(request).user is None or request.method != "POST":
+            return refusal
+        form, device = await ConfirmForm.from_formdata(request), await self.device(request)
+        return await self._go_on(request) if self._is_repeated(request, form, device) else refusal
+
     async def get(self, request: Request) -> Response:
         """The key, or where the code was sent; and the field for it."""
         device = await self.device(request)
@@ -128,10 +141,8 @@ class ConfirmView(DeviceView):
         """The next page after success; the form again after a wrong token."""
         device = await self.device(request)
         form = await ConfirmForm.from_formdata(request)
-        if device is not None and device.confirmed:
-            is_repeated = site_of(request).verification.is_repeated
-            if is_repeated(device, form.otp_token.data or "", form.browser):
-                return await self._go_on(request)
+        if self._is_repeated(request, form, device):
+            return await self._go_on(request)
         answer = self._unless_waiting(request, device)
         if answer is not None:
             return answer
@@ -141,6 +152,14 @@ class ConfirmView(DeviceView):
             await challenge(request, form, device)
             return show_confirm(self, request, form, await self.device(request) or device)
         return await self._try(request, form, device)
+
+    def _is_repeated(self, request: Request, form: ConfirmForm, device: Any | None) -> bool:
+        is_repeated = site_of(request).verification.is_repeated
+        return (
+            device is not None
+            and device.confirmed
+            and is_repeated(device, form.otp_token.data or "", form.browser)
+        )
 
     def _unless_waiting(self, request: Request, device: Any | None) -> Response | None:
         """What there is to say of a device that does not wait for a token."""
@@ -228,6 +247,8 @@ class RenameView(DeviceView):
 class RemoveView(DeviceView):
     """Take a device away, or give up one that is not confirmed yet."""
 
+    enrols = True
+
     async def get(self, request: Request) -> Response:
         """The question, with what it means."""
         return await self._ask(request, ButtonForm(request))
@@ -237,22 +258,31 @@ class RemoveView(DeviceView):
         form = await ButtonForm.from_formdata(request)
         if not await form.validate_on_submit():
             return await self._ask(request, form)
-        removed = await site_of(request).enrolment.remove_device(user_of(request), _id_of(request))
+        otp, user = site_of(request), user_of(request)
+        keeps_one = await otp.requirement.is_due(user)
+        try:
+            removed = await otp.enrolment.remove_device(user, _id_of(request), keeps_one)
+        except LastDevice:
+            return await self._ask(request, form)
         if removed is None:
             return self.gone(request)
         return self.finish(request, "removed" if removed.confirmed else "cancelled")
 
     async def _ask(self, request: Request, form: ButtonForm) -> Response:
-        found = await site_of(request).enrolment.devices_for_user(user_of(request), None)
+        otp, user = site_of(request), user_of(request)
+        found = await otp.enrolment.devices_for_user(user, None)
         device = next((one for one in found if one.persistent_id == _id_of(request)), None)
         if device is None:
             return self.gone(request)
         others = [one for one in found if one.confirmed and one is not device]
+        full = [one for one in others if not one.is_spare]
+        is_last = device.confirmed and not device.is_spare and not full
         context: dict[str, Any] = {
             "form": form,
             "device": device,
             "is_codes": isinstance(device, StaticDeviceMixin),
-            "others": [one for one in others if not isinstance(one, StaticDeviceMixin)],
+            "others": full,
+            "has_to_stay": is_last and await otp.requirement.is_due(user),
             "left": await codes_left(request) if others else 0,
             "is_used_here": device == verdict_of(request).device,
         }

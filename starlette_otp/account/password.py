@@ -5,18 +5,12 @@ from __future__ import annotations
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from starlette_otp.account.base import (
-    AccountView,
-    can_ask_password,
-    folder,
-    site_of,
-    user_of,
-)
+from starlette_otp.account.base import AccountView, can_ask_password, site_of, user_of
 from starlette_otp.account.forms import CurrentPasswordForm, NewPasswordForm
 from starlette_otp.exceptions import DeviceRejected
 from starlette_otp.web.login import log_in
 from starlette_otp.web.new_password import change_password
-from starlette_otp.web.responses import HEADERS
+from starlette_otp.web.responses import HEADERS, folder
 from starlette_otp.web.verdict import verdict_of
 
 
@@ -73,6 +67,7 @@ class PasswordView(AccountView):
 class ReauthenticateView(AccountView):
     """The password once more, of who has no device; then on to `next`."""
 
+    enrols = True
     changes = False
 
     async def refusal(self, request: Request) -> Response | None:
@@ -95,5 +90,4 @@ class ReauthenticateView(AccountView):
 
     def _show(self, request: Request, form: CurrentPasswordForm) -> Response:
         can_ask = can_ask_password(request)
-        here = request.query_params.get(self.redirect_field_name, "")
-        return self.render(request, "reauthenticate.html", form=form, can_ask=can_ask, here=here)
+        return self.render(request, "reauthenticate.html", form=form, can_ask=can_ask)

@@ -8,11 +8,12 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import Response
 
-from starlette_otp.account.base import AccountView, folder, site_of, user_of, way
+from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.forms import CodesForm
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.service.enrolment import static_models
 from starlette_otp.service.notices import FEW_CODES
+from starlette_otp.web.responses import folder, way
 from starlette_otp.web.verdict import verdict_of
 
 

@@ -31,11 +31,16 @@ def in_sentence(kind_name: str) -> str:
     return kind_name.lower() if is_plain else kind_name
 
 
+def on_day(moment: datetime) -> str:
+    """The day of a moment: "3 December 2026"."""
+    return f"{moment.day} {moment:%B %Y}"
+
+
 def ago(moment: datetime) -> str:
     """How long ago that was: "just now", "3 minutes ago"; after a month the day."""
     seconds = (clock.now() - moment).total_seconds()
     if seconds >= _MONTH_SECONDS:
-        return f"on {moment.day} {moment:%B %Y}"
+        return f"on {on_day(moment)}"
     for length, name in _AGES:
         if seconds >= length:
             number = int(seconds // length)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select
+from sqlalchemy import Column, Select, exists
 from starlette.requests import Request
 
 from starlette_otp import clock
@@ -45,3 +45,32 @@ class MomentFilter:
         if value in _SPANS:
             return query.where(column >= clock.now() - timedelta(days=int(value)))
         return query
+
+
+class DevicesFilter:
+    """Users by whether they have a confirmed device, of whatever kind.
+
+    Args:
+        user_id: the device table's column.
+        confirmed: its other one.
+        key: the user table's.
+    """
+
+    has_operator = False
+    template = "sqladmin/filters/lookup_filter.html"
+    title = "Devices"
+    parameter_name = "devices"
+
+    def __init__(self, user_id: Column[Any], confirmed: Column[Any], key: Column[Any]) -> None:
+        self._has_one = exists().where(user_id == key, confirmed)
+
+    async def lookups(
+        self, request: Request, model: Any, run_query: Callable[[Select[Any]], Any]
+    ) -> list[tuple[str, str]]:
+        """What can be chosen."""
+        return [("all", "All"), ("some", "Has one"), ("none", "Has none yet")]
+
+    async def get_filtered_query(self, query: Select[Any], value: Any, model: Any) -> Select[Any]:
+        """The users of that choice; all of them for one that is none."""
+        chosen = {"some": self._has_one, "none": ~self._has_one}
+        return query.where(chosen[value]) if value in chosen else query

@@ -14,7 +14,7 @@ from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
 from starlette_otp.web.journal import login_failed
-from starlette_otp.web.responses import HEADERS, page, safe_path
+from starlette_otp.web.responses import HEADERS, our_mount, page, safe_path, to_enrolment
 from starlette_otp.web.verdict import verdict_of
 from starlette_otp.web.views import LoginView, LogoutView
 
@@ -57,6 +57,15 @@ class OTPAdminLoginView(LoginView):
     site: ClassVar[AdminSite]
     authentication_form: ClassVar[type[BaseForm]] = OTPAdminAuthenticationForm
     password_form: ClassVar[type[BaseForm]] = OTPAdminAuthenticationForm
+
+    async def refusal(self, request: Request) -> Response | None:
+        """On to the enrolment, for staff; others are told that they may not use this site."""
+        return await super().refusal(request) if is_staff(verdict_of(request).user) else None
+
+    def to_enrolment(self, request: Request, target: str) -> Response:
+        """303 to the application's own pages."""
+        mount = our_mount(verdict_of(request))
+        return to_enrolment(request, target, mount)
 
     async def get(self, request: Request) -> Response:
         """The form; who may enter already is sent on."""

@@ -20,9 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from starlette_otp.admin.filters import MomentFilter
+from starlette_otp.admin.filters import DevicesFilter, MomentFilter
 from starlette_otp.admin.people import People, is_one_of
-from starlette_otp.devices.owner import convert_key, is_clean_text, table_of
+from starlette_otp.devices.owner import convert_key, is_clean_text, table_of, user_key_column
 from starlette_otp.web.verdict import verdict_of
 
 USERS = "otp-users"
@@ -315,6 +315,12 @@ class UserAdmin(OTPView):
     }
     column_formatters = {"username": person}
     column_searchable_list = ["username", "email"]
+
+    def get_filters(self) -> list[Any]:
+        """A view's own, and who has a device or none yet."""
+        devices, key = table_of(self.people.otp.device_model).c, user_key_column(self.model)
+        mine = DevicesFilter(devices.user_id, devices.confirmed, key)
+        return [*super().get_filters(), mine]
 
     def search_placeholder(self) -> str:
         """What a search looks into."""

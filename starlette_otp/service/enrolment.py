@@ -17,7 +17,12 @@ from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.persistent_id import check_device_id, parse_persistent_id
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.devices.words import plain_name
-from starlette_otp.exceptions import ConfigurationError, TooManyPending, TransactionRequired
+from starlette_otp.exceptions import (
+    ConfigurationError,
+    LastDevice,
+    TooManyPending,
+    TransactionRequired,
+)
 from starlette_otp.service.transactions import Transactions
 
 logger = logging.getLogger("starlette_otp")
@@ -140,13 +145,26 @@ class Enrolment:
             total += deleted
         return total
 
-    async def remove_device(self, user: object, device_id: str) -> Any | None:
-        """`OTP.remove_device`."""
+    async def remove_device(
+        self, user: object, device_id: str, keeps_one: bool = False
+    ) -> Any | None:
+        """`OTP.remove_device`; with `keeps_one` not the last one that is more than a spare one.
+
+        Raises:
+            LastDevice: it is.
+        """
         query = one_of(self._device_model, user, device_id, confirmed=None)
 
         async def work(session: AsyncSession) -> Any | None:
+            if keeps_one:
+                # Of two that go at the same time one is the last.
+                await take_turn(
+                    session, self._device_model, "remove", self._device_model.user_key(user)
+                )
             device = await session.scalar(locked(query))
             if device is not None:
+                if keeps_one and await self._is_last(session, user, device):
+                    raise LastDevice(device)
                 await session.delete(device)
             return device
 
@@ -154,6 +172,11 @@ class Enrolment:
         if device is not None:
             await signals.send(signals.otp_device_removed, self._sender, user=user, device=device)
         return device
+
+    async def _is_last(self, session: AsyncSession, user: object, device: Any) -> bool:
+        found = await session.scalars(self._device_model.devices_for_user(user, confirmed=True))
+        full = [one for one in found if not one.is_spare]
+        return full == [device]
 
     async def rename_device(self, user: object, device_id: str, name: str) -> Any | None:
         """`OTP.rename_device`."""

@@ -271,7 +271,10 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
             self.otp_token.data = ""
             return False
         user, self._user = self._user, None
-        if await self.clean_otp(user):
+        if await self.otp.requirement.is_lacking(user):
+            # Nothing could be asked of them, and their session leads to the enrolment.
+            self._user = user
+        if self._user is not None or await self.clean_otp(user):
             self._request.session.pop(ticket.TICKET_KEY, None)
             held = await self.otp.tickets.discard(self._redeemed_token or self._former_token)
             if self._redeemed_token is None or held:

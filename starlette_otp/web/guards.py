@@ -26,6 +26,7 @@ from starlette_otp.web.responses import (
     accepts_html,
     is_local,
     local_url,
+    our_mount,
     safe_path,
     unavailable,
 )
@@ -39,6 +40,8 @@ NOT_AUTHENTICATED = "not_authenticated"
 NOT_VERIFIED = "not_verified"
 FOREIGN_ORIGIN = "foreign_origin"
 """Of a websocket alone."""
+ENROLMENT_REQUIRED = "enrolment_required"
+"""The user has to have a device (`OTP(require_device=)`), and has none."""
 REVERIFICATION_REQUIRED = "reverification_required"
 REVERIFY_PARAMETER = "reverify"
 """In the query of the login URL: the verified user is asked for a token again."""
@@ -47,13 +50,20 @@ DETAILS = {
     UNAVAILABLE: DatabaseUnavailable().detail,
     NOT_AUTHENTICATED: "Please log in.",
     NOT_VERIFIED: "Please verify with a one-time password.",
+    ENROLMENT_REQUIRED: "Please set up a second factor first.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
 }
 _LEEWAY = timedelta(seconds=5)
 """How far ahead of ours the clock of the server may be that verified the session."""
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 _QUERY_CHARACTERS = _PATH_CHARACTERS + "?%[]"
-STATUS = {UNAVAILABLE: 503, NOT_AUTHENTICATED: 401, NOT_VERIFIED: 403, REVERIFICATION_REQUIRED: 403}
+STATUS = {
+    UNAVAILABLE: 503,
+    NOT_AUTHENTICATED: 401,
+    NOT_VERIFIED: 403,
+    ENROLMENT_REQUIRED: 403,
+    REVERIFICATION_REQUIRED: 403,
+}
 _GUARDS: WeakSet[Any] = WeakSet()
 _BARE: WeakSet[Any] = WeakSet()
 """The functions that requires_otp has made, and those that it has guarded."""
@@ -321,16 +331,20 @@ async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
 async def _refusal(verdict: Verdict, if_configured: bool, max_age: float | None) -> str | None:
     if verdict.away:
         return UNAVAILABLE
+    if verdict.held is not None:
+        return ENROLMENT_REQUIRED if verdict.device_due is not None else NOT_VERIFIED
     if verdict.user is None:
         return NOT_AUTHENTICATED
     if verdict.device is None:
         if not if_configured:
             return NOT_VERIFIED
+        otp, user = verdict.otp, unwrapped(verdict.user)
         try:
-            has_device = await verdict.otp.enrolment.user_has_device(verdict.user)
+            if await otp.enrolment.user_has_device(user):
+                return NOT_VERIFIED
+            return ENROLMENT_REQUIRED if await otp.requirement.is_due(user) else None
         except DatabaseUnavailable:
             return UNAVAILABLE
-        return NOT_VERIFIED if has_device else None
     return REVERIFICATION_REQUIRED if _is_stale(verdict, max_age) else None
 
 
@@ -349,9 +363,7 @@ def refusal_response(
     """The answer to a request that may not pass: a redirect for browsers, else JSON."""
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
     if refusal == UNAVAILABLE:
-        verdict = verdict_of(request)
-        ours = local_url(verdict, verdict.otp.login_url).partition("?")[0]
-        return unavailable(request, ours.rpartition("/")[0])
+        return unavailable(request, our_mount(verdict_of(request)))
     if accepts_html(request):
         url = login_redirect(request, refusal, redirect_field_name, login_url)
         return RedirectResponse(url, 303, headers)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.authentication import AuthCredentials, UnauthenticatedUser
 from starlette.requests import Request
 
 from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
+from starlette_otp.web.held import hold_back, let_in
 from starlette_otp.web.journal import logged_in, logged_out, new_browser
 from starlette_otp.web.notice import note_failures
 from starlette_otp.web.ticket import TICKET_KEY, token_of
-from starlette_otp.web.user import RequestUser, device_of, unwrapped
-from starlette_otp.web.verdict import Verdict, show, verdict_of
+from starlette_otp.web.user import device_of, unwrapped
+from starlette_otp.web.verdict import Verdict, show, show_nobody, verdict_of
 
 
 async def log_in(request: Request, user: Any) -> None:
@@ -37,6 +37,7 @@ async def log_in(request: Request, user: Any) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
+    let_in(request.scope, verdict)
     device = device_of(user)
     is_same = user is verdict.user and device is verdict.device
     if is_same and device is not None and verdict.session_id is not None:
@@ -51,14 +52,15 @@ async def log_in(request: Request, user: Any) -> None:
         request.session[NAME_KEY] = noted
     former, was_device = verdict.user, verdict.device
     verdict.user, verdict.own = user, verdict.own and is_same
+    verdict.device_due = None
     _enter(request, verdict, begun, device, ["authenticated"])
-    if is_same:
-        return
-    if former is not None:
-        await logged_out(verdict.otp, request, former, was_device, "replaced")
-    await logged_in(verdict.otp, request, user, device)
-    if verdict.new_browser:
-        await new_browser(verdict.otp, request, user, device)
+    if not is_same:
+        if former is not None:
+            await logged_out(verdict.otp, request, former, was_device, "replaced")
+        await logged_in(verdict.otp, request, user, device)
+        if verdict.new_browser:
+            await new_browser(verdict.otp, request, user, device)
+    await hold_back(request.scope, verdict)
 
 
 async def go_on(request: Request, user: Any) -> None:
@@ -98,6 +100,7 @@ async def login(request: Request, device: Any) -> None:
     verdict = verdict_of(request)
     if verdict.away:
         raise DatabaseUnavailable()
+    let_in(request.scope, verdict)
     user, otp = verdict.user, verdict.otp
     if otp.device_model.user_key(user) is None:
         raise DeviceRejected(device, "This device is not the user's.")
@@ -121,6 +124,7 @@ async def log_out(request: Request) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
+    let_in(request.scope, verdict)
     token = _token(request, verdict)
     ticket_token = token_of(verdict.otp, request)
     await verdict.otp.sessions.end(token, verdict.session_id, verdict.user, ticket_token)
@@ -130,8 +134,7 @@ async def log_out(request: Request) -> None:
     verdict.token, verdict.is_due = None, False
     if token is not None:
         _tell(request, verdict)
-    request.scope["user"] = RequestUser(UnauthenticatedUser(), None)
-    request.scope["auth"] = AuthCredentials()
+    show_nobody(request.scope)
     if user is not None:
         await logged_out(verdict.otp, request, user, device, "log_out")
 

@@ -17,6 +17,7 @@ from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import FOUND, find_session
 from starlette_otp.web.cookie import LOOKED
 from starlette_otp.web.guards import refuse_open_routes
+from starlette_otp.web.held import hold_back
 from starlette_otp.web.routing import routes_of
 from starlette_otp.web.site import Site
 from starlette_otp.web.user import Anonymous, unwrapped
@@ -87,6 +88,7 @@ class OTPMiddleware:
                 verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
                 verdict.is_due = found.is_due
         show(scope, verdict, getattr(scope.get("auth"), "scopes", ()))
+        await hold_back(scope, verdict)
         await self.app(scope, receive, send)
         if verdict.is_due and verdict.session_id is not None:
             await self._note_seen(verdict.session_id)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable, TooManyAttempts
 from starlette_otp.web.verdict import VERDICT, Verdict, verdict_of
@@ -28,7 +29,7 @@ def page(
     template: str,
     context: dict[str, Any],
     status_code: int = 200,
-    folder: str | None = None,
+    mount: str | None = None,
 ) -> Response:
     """A page from the templates, never stored and never framed.
 
@@ -37,11 +38,9 @@ def page(
         template: its name.
         context: for the template, which also gets `otp_urls`.
         status_code: the response's.
-        folder: where our routes are mounted; of the request itself unless given.
+        mount: where our routes are; of the request itself unless given.
     """
-    if folder is None:
-        folder = request.scope.get("root_path", "").rstrip("/")
-    request.scope[FOLDER] = folder
+    request.scope[FOLDER] = folder(request) if mount is None else mount
     templates = verdict_of(request).otp.templates
     return templates.TemplateResponse(request, template, context, status_code, HEADERS)
 
@@ -56,20 +55,53 @@ def otp_urls(
         login_url: the OTP's; a page that is none of our routes finds the others beside it.
         help_urls: of pages of the host's by their names there; None where it has none.
     """
-    folder, verdict = request.scope.get(FOLDER), request.scope.get(VERDICT)
+    mount, verdict = request.scope.get(FOLDER), request.scope.get(VERDICT)
     root_path = verdict.root_path if verdict else request.scope.get("root_path", "")
-    if folder is None:
-        folder = _under(root_path, login_url).partition("?")[0].rpartition("/")[0]
-    ours = {name: f"{folder}/{name}" for name in ("login", "logout", "static")}
-    ours["account"] = f"{folder}/"
+    if mount is None:
+        mount = _folder_of(root_path, login_url)
+    ours = {name: f"{mount}/{name}" for name in ("login", "logout", "static")}
+    ours["account"] = f"{mount}/"
     theirs = {name: _under(root_path, url) for name, url in help_urls.items() if url}
     return {"otp_urls": ours | theirs}
 
 
-def unavailable(request: Request, folder: str | None = None) -> Response:
+def folder(request: Request) -> str:
+    """Where our routes are mounted; of a page of ours."""
+    return str(request.scope.get("root_path", "")).rstrip("/")
+
+
+def way(request: Request, wanted: object = None) -> str:
+    """The query that takes `next` along to another page of ours; empty without one.
+
+    Args:
+        request: of a page of ours.
+        wanted: instead of what its query says.
+    """
+    path = safe_path(request, wanted or request.query_params.get("next"))
+    return "?" + urlencode({"next": path}) if path else ""
+
+
+def to_enrolment(request: Request, wanted: object = None, mount: str | None = None) -> Response:
+    """303 to the page where people set up a device, and then on to `wanted` or to `next`.
+
+    Args:
+        request: behind OTPMiddleware.
+        wanted: a path.
+        mount: where our routes are; of the request itself unless given.
+    """
+    mount = folder(request) if mount is None else mount
+    return RedirectResponse(f"{mount}/devices/add{way(request, wanted)}", 303, HEADERS)
+
+
+def our_mount(verdict: Verdict) -> str:
+    """Where our routes are, for a page that is none of them: beside the login URL."""
+    return _folder_of(verdict.root_path, verdict.otp.login_url)
+
+
+def unavailable(request: Request, mount: str | None = None) -> Response:
     """503 as a page for browsers, else as JSON, with Retry-After."""
     if accepts_html(request):
-        response = page(request, "otp/unavailable.html", {}, 503, folder)
+        response = page(request, "otp/unavailable.html", {}, 503, mount)
     else:
         body = {"detail": DatabaseUnavailable().detail, "code": UNAVAILABLE}
         response = JSONResponse(body, 503, {"Cache-Control": "no-store"})
@@ -91,6 +123,10 @@ def local_url(verdict: Verdict, url: str) -> str:
 
 def _under(root_path: str, url: str) -> str:
     return root_path.rstrip("/") + url if is_local(url) else url
+
+
+def _folder_of(root_path: str, login_url: str) -> str:
+    return _under(root_path, login_url).partition("?")[0].rpartition("/")[0]
 
 
 def is_local(url: str) -> bool:

@@ -11,6 +11,7 @@ from starlette_otp.keyring import Keyring
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.recovery_codes import RecoveryCodes
+from starlette_otp.service.requirement import Requirement
 from starlette_otp.service.session_list import SessionList
 from starlette_otp.service.sessions import Sessions
 from starlette_otp.service.throttle import Throttle
@@ -39,6 +40,8 @@ class Site(Protocol):
     transactions: Transactions
     users: Users
     enrolment: Enrolment
+    requirement: Requirement
+    has_account_pages: bool
     recovery_codes: RecoveryCodes
     verification: Verification
     challenges: Challenges

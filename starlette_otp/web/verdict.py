@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from starlette.authentication import AuthCredentials
+from starlette.authentication import AuthCredentials, UnauthenticatedUser
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
@@ -23,15 +23,19 @@ VERDICT = "starlette_otp.verdict"
 class Verdict:
     """Who this request is, kept in the ASGI scope, where guards, forms and `login` look.
 
-    `user` is None for anonymous. `away` says that the database could not be asked. `routes` are
-    those of the application below `root_path`, where they can be seen. `token` is the session's new
-    one, if it got one in this request; `set_cookie` tells the client, and
-    `browser_cookie` makes the browser a known one, and `new_browser` says that it was not.
+    `user` is None for anonymous, and `held` who would be it, were they not held back until a device
+    verifies them; `device_due` is from when on they have to have one, who have none. `away` says
+    that the database could not be asked. `routes` are those of the application below `root_path`,
+    where they can be seen. `token` is the session's new one, if it got one in this request;
+    `set_cookie` tells the client, and `browser_cookie` makes the browser a known one, and
+    `new_browser` says that it was not.
     """
 
     otp: Site
     root_path: str
     user: Any | None = None
+    held: Any | None = None
+    device_due: datetime | None = None
     device: Any | None = None
     verified_at: datetime | None = None
     session_id: int | None = None
@@ -96,6 +100,24 @@ def session_id(request: HTTPConnection) -> int | None:
     return verdict_of(request).session_id
 
 
+def device_due(request: HTTPConnection) -> datetime | None:
+    """From when on the user of this request has to have a device, if they have none.
+
+    For a notice on the host's pages until then; from then on such a user is anonymous there.
+
+    Args:
+        request: behind OTPMiddleware; a websocket, too.
+
+    Returns:
+        What `OTP(require_device=)` says, an aware datetime; None for who has a device, is verified,
+        or need not have one.
+
+    Raises:
+        ConfigurationError: OTPMiddleware has not seen it.
+    """
+    return verdict_of(request).device_due
+
+
 def show(scope: Scope, verdict: Verdict, scopes: Sequence[str]) -> None:
     """Put the verdict where Starlette's users look: `request.user` and `request.auth`."""
     if verdict.user is not None:
@@ -106,3 +128,9 @@ def show(scope: Scope, verdict: Verdict, scopes: Sequence[str]) -> None:
     # A new object: a backend may hand the same credentials to every request.
     verified = ["verified"] if verdict.device is not None else []
     scope["auth"] = AuthCredentials([*others, *verified])
+
+
+def show_nobody(scope: Scope) -> None:
+    """Make the request anonymous where Starlette's users look."""
+    scope["user"] = RequestUser(UnauthenticatedUser(), None)
+    scope["auth"] = AuthCredentials()

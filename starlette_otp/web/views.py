@@ -19,6 +19,7 @@ from starlette_otp.web.body import MAX_BODY, submitted
 from starlette_otp.web.browser import remember
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
 from starlette_otp.web.guards import REVERIFY_PARAMETER
+from starlette_otp.web.held import let_in
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.responses import (
     HEADERS,
@@ -26,6 +27,7 @@ from starlette_otp.web.responses import (
     local_url,
     page,
     safe_path,
+    to_enrolment,
     too_many,
     unavailable,
 )
@@ -44,8 +46,10 @@ class OTPEndpoint(HTTPEndpoint):
         if not self.scope["query_string"].isascii():
             raise HTTPException(400, "The query has to be ASCII.")
         try:
-            if verdict_of(request).away:
+            verdict = verdict_of(request)
+            if verdict.away:
                 raise DatabaseUnavailable()
+            let_in(request.scope, verdict)
             refusal = await self.refusal(request)
             if refusal is not None:
                 await refusal(self.scope, self.receive, self.send)
@@ -81,6 +85,19 @@ class LoginView(OTPEndpoint):
     template_name: ClassVar[str] = "otp/login.html"
     two_stage: ClassVar[bool] = True
     """The password's page first, then the token's. False: name, password and token on one page."""
+
+    async def refusal(self, request: Request) -> Response | None:
+        """On to the enrolment, for who is signed in and has no device that could be asked."""
+        verdict = verdict_of(request)
+        if verdict.user is None or verdict.device is not None or not verdict.otp.has_account_pages:
+            return None
+        if await verdict.otp.enrolment.user_has_device(verdict.user):
+            return None
+        return self.to_enrolment(request, await self.next_url(request))
+
+    def to_enrolment(self, request: Request, target: str) -> Response:
+        """303 to where a device is set up, and then on to `target`."""
+        return to_enrolment(request, target)
 
     async def get(self, request: Request) -> Response:
         """The form."""
@@ -136,6 +153,8 @@ class LoginView(OTPEndpoint):
         else:
             await log_in(request, user)
             verdict = verdict_of(request)
+            if verdict.device_due is not None:
+                return self.to_enrolment(request, target)
             if verdict.otp.password_is_enough and verdict.device is None:
                 if await verdict.otp.enrolment.user_has_device(user):
                     here = request.url.replace(scheme="", netloc="")

@@ -24,7 +24,17 @@ from tests.account.pages import (
     visit,
     words,
 )
-from tests.support import Sessions, csrf_of, make_static, make_totp, reload, totp_token, verified_by
+from tests.support import (
+    Browser,
+    Sessions,
+    csrf_of,
+    make_app,
+    make_static,
+    make_totp,
+    reload,
+    totp_token,
+    verified_by,
+)
 
 NOON = "2031-05-04T12:00Z"
 
@@ -194,6 +204,22 @@ async def test_two_clicks_at_once(otp: OTP, sessions: Sessions, alice: User) -> 
     assert other.headers["location"] == "/account/recovery-codes"
     device, _ = await devices(sessions)
     assert (device.confirmed, device.throttling_failure_count) == (True, 0)
+
+
+async def test_the_second_click_comes_after_the_first_was_answered(otp: OTP, alice: User) -> None:
+    """It brings the session's token of before, and leads on to the codes like the first."""
+    browser = await enter(otp, alice)
+    page = await visit(browser, ADD_TOTP)
+    token = app_token(key_of(page), time.time())
+    before = dict(browser.cookies)
+    assert len(codes_of(await press(browser, page, otp_token=token))) == 10
+    assert browser.cookie != before["otp_session"]
+    again = Browser(make_app(otp), cookies=before)
+    answer = await press(again, page, otp_token=token)
+    assert answer.headers["location"] == "/account/recovery-codes"
+    assert not (await again.state())["verified"]
+    answer = await press(again, page, otp_token="123456")
+    assert answer.headers["location"].startswith("/account/login")
 
 
 async def test_a_device_that_went_meanwhile(otp: OTP, alice: User) -> None:

@@ -9,9 +9,10 @@ from starlette.responses import Response
 
 from starlette_otp import OTP
 from starlette_otp.admin import OTPAdmin, OTPAdminLoginView
-from starlette_otp.models import OTPSession, User
+from starlette_otp.models import Device, OTPSession, User
 from tests.support import (
     PASSWORD,
+    SECRET_KEY,
     Browser,
     codes,
     csrf_of,
@@ -108,6 +109,29 @@ async def test_who_is_signed_in_without_being_staff_can_change_over(
         assert "You are signed in as bob, who may not use this site." in page.text
         assert (await browser.log_in(totp_token(), LOGIN)).status_code == 303
         assert (await browser.get("/admin/")).status_code == 200
+
+
+async def test_staff_without_a_device_set_one_up_first(
+    sessions: Any, staff: User, bob: User
+) -> None:
+    """On the application's own pages, after which they come back; others are refused as ever."""
+    otp = OTP(sessions, Device, secret_key=SECRET_KEY, require_device=True)
+    app = make_app(otp)
+    Site(app, sessions, otp=otp)
+    async with Browser(app) as browser:
+        answer = await browser.log_in(url=LOGIN)
+        assert answer.headers["location"] == (
+            "/account/devices/add?next=%2Fadmin%2Fotp-users%2Flist"
+        )
+        assert (
+            "What do you want to sign in with"
+            in (await browser.get(answer.headers["location"])).text
+        )
+        assert (await browser.get("/admin/")).status_code in (302, 303)
+        assert (await browser.get(LOGIN)).headers["location"] == answer.headers["location"]
+    async with Browser(app) as browser:
+        page = await browser.log_in(url=LOGIN, username="bob")
+        assert "may not use this site" in page.text
 
 
 @pytest.mark.parametrize("target", ["https://elsewhere", "//elsewhere", "javascript:alert(1)", ""])

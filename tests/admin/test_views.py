@@ -84,6 +84,28 @@ async def test_filters_and_search(
 
 
 @pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("devices=none", ["carol", "dave"]),
+        ("devices=some", ["alice", "bob"]),
+        ("devices=none&search=dav", ["dave"]),
+        ("devices=all", ["alice", "bob", "carol", "dave"]),
+        ("devices=nonsense", ["alice", "bob", "carol", "dave"]),
+    ],
+)
+async def test_who_has_no_device_yet(
+    desk: Browser, sessions: Any, bob: User, query: str, expected: list[str]
+) -> None:
+    """An unconfirmed one is none; recovery codes are one."""
+    await make_static(sessions, bob, None)
+    await make_user(sessions, "carol")
+    dave = await make_user(sessions, "dave")
+    await make_totp(sessions, dave, confirmed=False)
+    page = await desk.get(f"/admin/otp-users/list?{query}")
+    assert sorted(row[1] for row in cells(page)) == expected
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "otp-totp/details/x",

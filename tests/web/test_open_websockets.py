@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -174,6 +175,12 @@ class Socket:
         answer: str = message["text"]
         return answer == "True"
 
+    async def refusal(self) -> tuple[int, str]:
+        """With what it was closed before it opened."""
+        await self._task
+        message = await self._got.get()
+        return message["code"], message["reason"]
+
     async def close(self) -> None:
         self._sent.put_nowait({"type": "websocket.disconnect", "code": 1000})
         await self._task
@@ -291,3 +298,32 @@ async def test_a_log_out_ends_it_and_a_new_token_does_not(
             )
             assert not await socket.ask()
             await socket.close()
+
+
+@requires_otp(if_configured=True)
+async def ask_those_without(websocket: WebSocket) -> None:
+    await websocket.accept()
+    async for _ in websocket.iter_text():
+        await websocket.send_text(str(await still_verified(websocket, if_configured=True)))
+
+
+async def test_the_day_comes_on_which_one_has_to_have_a_device(
+    sessions: Sessions, alice: User
+) -> None:
+    """Then what is open to who has none is so no longer, and opens no more."""
+    day = datetime.fromtimestamp(NOW + 3600, UTC)
+
+    async def rule(user: User) -> datetime:
+        return day
+
+    otp = OTP(sessions, Device, secret_key=SECRET_KEY, require_device=rule)
+    app = make_app(otp, door(otp, alice), WebSocketRoute("/ask", ask_those_without))
+    with time_machine.travel(NOW, tick=False) as time:
+        async with Browser(app) as browser:
+            await browser.get("/enter")
+            socket = Socket(app, browser.cookie)
+            assert await socket.ask()
+            time.shift(3600)
+            assert not await socket.ask()
+            await socket.close()
+            assert await Socket(app, browser.cookie).refusal() == (1008, "enrolment_required")

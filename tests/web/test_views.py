@@ -104,6 +104,7 @@ async def test_the_token_form_knows_only_the_sessions_user(
 ) -> None:
     """Another user's name, device and token in the token form verify nobody."""
     theirs = await make_totp(sessions, bob)
+    await make_static(sessions, alice, None)
     async with Browser(app) as browser:
         await browser.get("/enter")
         page = await browser.submit(
