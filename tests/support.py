@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
@@ -165,6 +165,9 @@ def door(otp: OTP, user: Any, device: Any = None) -> Route:
 
     async def enter(request: Request) -> Response:
         found = await otp.load_user(request, user.id)
+        if device is not None:
+            # As an instance is that has just accepted a token.
+            device.last_used_at = datetime.now(UTC)
         found.otp_device = device
         await log_in(request, found)
         return PlainTextResponse("in")

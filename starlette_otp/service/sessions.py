@@ -210,7 +210,8 @@ class Sessions:
             ValueError: the user is nobody.
             DeviceRejected: the device is not the user's, not confirmed, or gone.
         """
-        token, row = self._new_row(user, device, None, user_agent)
+        verified_at = None if device is None else await self._accepted_at(device)
+        token, row = self._new_row(user, device, verified_at, user_agent)
         self._rows.sign(row, await loaded(self._transactions, user))
         owner, former = row["user_id"], self._rows.row_of(former_token, former_id)
         replaced = or_(false() if former is None else former, self._rows.tickets_of(owner))
@@ -241,8 +242,8 @@ class Sessions:
             session_id: its row.
             former_token: what the client holds.
             user_agent: the client's name.
-            verified_at: when that was, if not now: the session goes on, and the device has to
-                verify it still.
+            verified_at: when that was, if it was not its last token: the session goes on, and the
+                device has to verify it still.
             forget_former: what the client holds is worth nothing from now on.
 
         Raises:
@@ -250,7 +251,8 @@ class Sessions:
             DeviceRejected: the device is not the user's, not confirmed, or gone; or the session
                 has ended.
         """
-        token, row = self._new_row(user, device, verified_at, user_agent)
+        moment = verified_at or await self._accepted_at(device)
+        token, row = self._new_row(user, device, moment, user_agent)
         # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
         former, now = self._rows.digests(former_token), clock.now()
         row["former_digest"] = former[0] if former and not forget_former else None
@@ -309,6 +311,12 @@ class Sessions:
         """Run one statement that changes rows; what it returns."""
         return await self._transactions.write(self._rows.running(query))
 
+    async def _select_first(self, query: Select[Any]) -> Any:
+        async def work(session: AsyncSession) -> Any:
+            return (await session.execute(query)).first()
+
+        return await self._transactions.read(work)
+
     def _new_row(
         self, user: Any, device: Any | None, verified_at: datetime | None, user_agent: str
     ) -> tuple[str, dict[str, Any]]:
@@ -322,12 +330,28 @@ class Sessions:
             "user_id": key,
             "device_id": None if device is None else self._id_of(device),
             "created_at": now,
-            "verified_at": None if device is None else verified_at or now,
+            "verified_at": verified_at,
             "expires_at": now + min(self._max_age, self._idle_age or self._max_age),
             "seen_at": now,
             "user_agent": user_agent.replace("\0", "")[:MAX_USER_AGENT],
             "is_ticket": False,
         }
+
+    async def _accepted_at(self, device: Any) -> datetime:
+        """When a device accepted its last token; of one that has not yet, when it was made.
+
+        So a device that was not asked makes nothing fresh.
+        """
+        columns = table_of(self._device_model).c
+        names = columns.last_used_at.key, columns.created_at.key
+        known = vars(device) if isinstance(device, self._device_model) else {}
+        if any(name not in known for name in names):
+            query = select(columns.last_used_at, columns.created_at)
+            found = await self._select_first(query.where(columns.id == self._id_of(device)))
+            known = {} if found is None else dict(zip(names, found, strict=True))
+        now = clock.now()
+        moments = (known.get(name) for name in names)
+        return min(now, next((moment for moment in moments if moment), now))
 
     def _id_of(self, device: Any) -> int:
         """The device's id, which an instance expired by a commit still knows; 0 for no device."""
@@ -339,10 +363,7 @@ class Sessions:
         columns = table_of(self._device_model).c
         query = select(columns.user_id, columns.confirmed).where(columns.id == self._id_of(device))
 
-        async def work(session: AsyncSession) -> Any:
-            return (await session.execute(query)).first()
-
-        found = await self._transactions.read(work)
+        found = await self._select_first(query)
         if found is None and self._id_of(device):
             raise DeviceRejected(device, "This device has gone meanwhile.")
         if found is None or found.user_id != user_key:

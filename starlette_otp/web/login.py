@@ -24,8 +24,10 @@ async def log_in(request: Request, user: Any) -> None:
 
     What the host keeps in `request.session` stays if it is theirs, or was nobody's until now; what
     is another user's goes. A user who has an `otp_device` is verified by it, too (as `login`
-    does). With `request.user` itself the session goes on under a new token, verified when it was:
-    after a new password, say.
+    does), at the moment when it accepted its last token, or was made if it has not yet: one that
+    was not asked makes nothing fresh. Who has to have a device (`OTP(require_device=)`) stays
+    anonymous without one. With `request.user` itself the session goes on under a new token,
+    verified when it was: after a new password, say.
 
     Args:
         request: behind OTPMiddleware.

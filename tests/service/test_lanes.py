@@ -415,6 +415,7 @@ async def test_every_statement_of_the_hot_path_uses_an_index(
     await make_device(otp, alice, TOTPDevice)
     for _ in range(more):
         await make_device(otp, alice, TOTPDevice, secret=secrets.token_bytes(20))
+    device, *_ = await otp.devices_for_user(alice)
     begun = await otp.sessions.begin(alice, device)
     async with engine.begin() as connection:
         for statement in BALLAST.split(";"):

@@ -1,6 +1,7 @@
 """log_in, login and log_out: how a session begins, is verified, and ends."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from starlette_otp import OTP, DeviceRejected, log_in, log_out, login
-from starlette_otp.models import OTPSession, StaticDevice, TOTPDevice, User
+from starlette_otp import OTP, DeviceRejected, log_in, log_out, login, requires_otp
+from starlette_otp.models import Device, OTPSession, StaticDevice, TOTPDevice, User
 from tests.support import (
     ANONYMOUS,
     AUTHENTICATED,
@@ -71,7 +72,46 @@ async def test_log_in_verifies_a_user_with_an_otp_device(
         await browser.get("/enter")
         assert await browser.state() == verified_by(device)
     [row] = await rows(sessions)
-    assert (row.device_id, row.verified_at) == (device.id, row.created_at)
+    assert (row.device_id, row.verified_at) == (device.id, device.last_used_at)
+
+
+@pytest.mark.parametrize("used_before", [None, 3600, 10])
+@pytest.mark.parametrize("is_loaded", [True, False])
+async def test_a_device_that_was_not_asked_makes_nothing_fresh(
+    otp: OTP, sessions: Sessions, alice: User, used_before: int | None, is_loaded: bool
+) -> None:
+    """A session is verified since the device's last token, or since it was made: a guard with a
+    max_age asks for a token if that is too long ago."""
+    now = datetime.now(UTC)
+    made = now - timedelta(days=3)
+    used = None if used_before is None else now - timedelta(seconds=used_before)
+    device = await make_totp(sessions, alice, created_at=made, last_used_at=used)
+    since = used or made
+
+    @requires_otp(max_age=60)
+    async def recent(request: Request) -> Response:
+        return Response("recent")
+
+    async def enter(request: Request) -> Response:
+        user: Any = await otp.load_user(request, alice.id)
+        async with sessions() as session:
+            user.otp_device = await session.get(Device, device.id)
+            if not is_loaded:
+                session.expire(user.otp_device, ["last_used_at"])
+        if request.path_params["by"] == "log_in":
+            await log_in(request, user)
+        else:
+            await log_in(request, await otp.load_user(request, alice.id))
+            await login(request, user.otp_device)
+        return Response("in")
+
+    app = make_app(otp, Route("/enter/{by}", enter), Route("/recent", recent))
+    for by in ("log_in", "login"):
+        async with Browser(app) as browser:
+            await browser.get(f"/enter/{by}")
+            assert await browser.state() == verified_by(device)
+            assert (await browser.get("/recent")).status_code == (200 if used_before == 10 else 303)
+    assert {row.verified_at for row in await rows(sessions)} == {since}
 
 
 async def test_log_in_leaves_nothing_of_the_former_session(
