@@ -65,7 +65,8 @@ class OTP(Generic[D]):
         password_is_enough: a right password begins a session, authenticated and not verified, and
             then the token is asked for; who has no device goes on. Without it the session begins
             with the token.
-        site_name: what your site is called, on its pages and in its mails.
+        site_name: what your site is called, on its pages, in its mails, and in people's apps where
+            a kind has no `issuer`.
         forgot_password_url: of a page of yours, for a link on the log-in page.
         lost_devices_url: of a page of yours for who can't use their devices, likewise.
         authenticate: `async (request, username, password) -> user | None`, instead of the default.
@@ -134,7 +135,7 @@ class OTP(Generic[D]):
         )
         help_urls = {"forgot_password": forgot_password_url, "lost_devices": lost_devices_url}
         self.templates = jinja_templates(templates, login_url, site_name, help_urls)
-        device_model.__environment__ = self.templates.env
+        device_model.__environment__, device_model.__site_name__ = self.templates.env, site_name
         self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
         self.requirement = Requirement(require_device, self.enrolment)

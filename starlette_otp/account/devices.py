@@ -312,7 +312,7 @@ def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device:
             url, key = app.config_url(account), qr.grouped(app.secret)
         except SecretUnreadable:
             return view.gone(request, "expired", 410)
-        issuer = device.setting("issuer")
+        issuer = device.issuer_name
         context |= {"qr": qr.svg(url), "url": url, "key": key, "issuer": issuer}
         context["account_name"] = account
         context["counts"] = isinstance(device, HOTPDeviceMixin)

@@ -64,6 +64,7 @@ class DeviceMixin(WordsMixin, ThrottlingMixin, TimestampMixin, SealedSecretMixin
     """What a new device of this kind starts with. Kinds share columns, so these can't be defaults
     of the columns: the second kind would get the first one's."""
     __environment__: ClassVar[Environment | None] = None
+    __site_name__: ClassVar[str] = ""
     __session_model__: ClassVar[type[Any] | None] = None
     __static_token_model__: ClassVar[type[Any] | None] = None
     __login_throttle_model__: ClassVar[type[Any] | None] = None

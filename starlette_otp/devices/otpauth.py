@@ -23,7 +23,7 @@ class OTPAuthMixin(DeviceMixin):
     code_has_letters = False
 
     issuer: ClassVar[OfDevice] = None
-    """Whose key it is, as the prover's app shows it."""
+    """Whose key it is, as the prover's app shows it; unless set, `OTP(site_name=)`."""
 
     digits: Mapped[int | None] = mapped_column(Integer, use_existing_column=True)
     tolerance: Mapped[int | None] = mapped_column(Integer, use_existing_column=True)
@@ -52,6 +52,11 @@ class OTPAuthMixin(DeviceMixin):
         value = getattr(type(self), name)
         return _printable((value(self) if callable(value) else value) or "")
 
+    @property
+    def issuer_name(self) -> str:
+        """Whose key it is, without the colon that ends it in a URL."""
+        return (self.setting("issuer") or _printable(self.__site_name__)).replace(":", "")
+
     def otpauth_url(self, type_: str, account_name: str, **parameters: str | int) -> str:
         """The otpauth:// URL for this device's secret, with a type's own parameters.
 
@@ -60,7 +65,7 @@ class OTPAuthMixin(DeviceMixin):
         Issuer and account name are quoted each, with a literal colon between them: readers take
         `%3A` for a part of the name.
         """
-        issuer = self.setting("issuer").replace(":", "")
+        issuer = self.issuer_name
         name = _printable(account_name).replace(":", "")
         query: dict[str, str | int] = {
             "secret": base64.b32encode(self.secret).decode().rstrip("="),

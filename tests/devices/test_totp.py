@@ -10,9 +10,9 @@ import pytest
 import time_machine
 
 from starlette_otp import OTP, oath
-from starlette_otp.models import TOTPDevice, User
+from starlette_otp.models import Device, TOTPDevice, User
 from tests.hosts import make_host
-from tests.support import SECRET, Sessions, make_totp, reload, totp_token
+from tests.support import SECRET, SECRET_KEY, Sessions, make_totp, reload, totp_token
 from tests.test_oath import LONGER, RFC_6238_TIMES, RFC_6238_TOKENS
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
@@ -212,6 +212,20 @@ URLS = {
 }  # fmt: skip
 
 
+def test_the_site_is_the_issuer_of_a_kind_without_one(
+    sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `OTP(site_name=)` says is what people's apps show, unless the kind says something."""
+    device = TOTPDevice(user_id=1, secret=SECRET)
+    OTP(sessions, Device, secret_key=SECRET_KEY, site_name="Acme: Ltd")
+    assert "/Acme%20Ltd:alice?" in device.config_url("alice")
+    monkeypatch.setattr(TOTPDevice, "issuer", lambda device: "Acme Staff")
+    assert "/Acme%20Staff:alice?" in device.config_url("alice")
+    OTP(sessions, Device, secret_key=SECRET_KEY)
+    monkeypatch.setattr(TOTPDevice, "issuer", None)
+    assert "/alice?" in device.config_url("alice")
+
+
 @pytest.mark.parametrize(("issuer", "name", "path", "shown"), list(URLS.values()), ids=list(URLS))
 def test_the_url_for_the_qr_code(
     issuer: Any, name: str, path: str, shown: str | None, monkeypatch: pytest.MonkeyPatch
@@ -219,6 +233,7 @@ def test_the_url_for_the_qr_code(
     """otpauth://totp/: issuer and name quoted each, a literal colon between, no colons or control
     characters in them."""
     monkeypatch.setattr(TOTPDevice, "issuer", issuer)
+    monkeypatch.setattr(Device, "__site_name__", "")
     url = urlsplit(TOTPDevice(secret=SECRET).config_url(name))
     assert (url.scheme, url.netloc, url.path, url.fragment) == ("otpauth", "totp", path, "")
     expected = {
