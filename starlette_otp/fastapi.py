@@ -7,16 +7,10 @@ from typing import Any
 
 from starlette.exceptions import HTTPException, WebSocketException
 from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
 
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
-from starlette_otp.web.guards import (
-    DETAILS,
-    STATUS,
-    close_code,
-    login_redirect,
-    refuse,
-)
-from starlette_otp.web.responses import UNAVAILABLE, accepts_html
+from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.web.guards import close_code, refusal_response, refuse
 
 
 @dataclass(frozen=True)
@@ -36,15 +30,29 @@ class OTPRequired:
             return conn.user
         if not isinstance(conn, Request):
             raise WebSocketException(close_code(refusal), refusal)
-        detail: Any = {"message": DETAILS[refusal], "code": refusal}
-        if refusal == UNAVAILABLE:
-            away = DatabaseUnavailable()
-            away.detail = detail
-            raise away
-        if accepts_html(conn):
-            url = login_redirect(conn, refusal, self.redirect_field_name, self.login_url)
-            raise HTTPException(303, headers={"Location": url, "Cache-Control": "no-store"})
-        raise HTTPException(STATUS[refusal], detail, {"Cache-Control": "no-store"})
+        response = refusal_response(
+            conn, refusal, self.redirect_field_name, self.login_url, self.max_age
+        )
+        # What answers HTTPExceptions would make another shape of it, unless the host has said so.
+        handlers, _ = conn.scope.get("starlette.exception_handlers", ({}, {}))
+        handlers.setdefault(Refused, _answer)
+        raise Refused(response)
+
+
+class Refused(HTTPException):
+    """A request may not pass.
+
+    Attributes:
+        response: the answer, as `requires_otp` gives it.
+    """
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status_code, headers=dict(response.headers))
+        self.response = response
+
+
+def _answer(request: Request, exc: Refused) -> Response:
+    return exc.response
 
 
 def otp_required(
@@ -57,10 +65,9 @@ def otp_required(
 ) -> OTPRequired:
     """A FastAPI dependency that gives `request.user` if a device verified it.
 
-    Its arguments and refusals are those of `requires_otp`; the refusal's code is in
-    `detail.code`. It serves routes and websockets, single ones and whole routers. With equal
-    arguments it is one dependency: it runs once a request, and a host's tests override it by
-    `app.dependency_overrides[otp_required()]`.
+    Its arguments and refusals are those of `requires_otp`. It serves routes and websockets, single
+    ones and whole routers. With equal arguments it is one dependency: it runs once a request, and a
+    host's tests override it by `app.dependency_overrides[otp_required()]`.
 
     Args:
         conn: nothing. FastAPI fills it when the parentheses are missing, and gets an error: it

@@ -133,10 +133,12 @@ async def test_routes_open_to_the_verified_alone(
 
 
 async def test_refusals_have_their_codes(browser: Browser, sessions: Sessions, alice: User) -> None:
-    """Programs find the refusal's code in detail.code, as with requires_otp in code."""
+    """Programs find the refusal's code where they do with requires_otp."""
 
     async def code(path: str) -> str:
-        return str((await browser.get(path, headers=JSON)).json()["detail"]["code"])
+        answer = await browser.get(path, headers=JSON)
+        assert answer.headers["content-type"] == "application/problem+json"
+        return str(answer.json()["code"])
 
     assert await code("/whoami") == "not_authenticated"
     await browser.get("/enter")

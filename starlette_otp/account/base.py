@@ -6,17 +6,16 @@ from datetime import timedelta
 from typing import Any, ClassVar
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from starlette_otp import clock
 from starlette_otp.account.words import ago, in_sentence, label, on_day
 from starlette_otp.web.forms import LogoutForm
 from starlette_otp.web.guards import (
-    DETAILS,
     ENROLMENT_REQUIRED,
     REVERIFICATION_REQUIRED,
-    STATUS,
     login_redirect,
+    refusal_problem,
     refusal_response,
     refuse,
 )
@@ -75,7 +74,7 @@ class AccountView(OTPEndpoint):
         if refusal == ENROLMENT_REQUIRED and accepts_html(request):
             return to_enrolment(request)
         if refusal is not None:
-            return refusal_response(request, refusal, self.redirect_field_name, None)
+            return refusal_response(request, refusal, self.redirect_field_name, None, max_age)
         if max_age is None or verdict.device is not None:
             return None
         if self.asks_password and can_ask_password(request):
@@ -84,8 +83,8 @@ class AccountView(OTPEndpoint):
 
     def _ask_again(self, request: Request) -> Response:
         if not accepts_html(request):
-            body = {"detail": DETAILS[REVERIFICATION_REQUIRED], "code": REVERIFICATION_REQUIRED}
-            return JSONResponse(body, STATUS[REVERIFICATION_REQUIRED], HEADERS)
+            max_age = site_of(request).reauthenticate_after
+            return refusal_problem(REVERIFICATION_REQUIRED, max_age, HEADERS)
         ours = folder(request).removeprefix(verdict_of(request).root_path.rstrip("/"))
         url = login_redirect(request, "", self.redirect_field_name, f"{ours}/reauthenticate")
         return RedirectResponse(url, 303, HEADERS)

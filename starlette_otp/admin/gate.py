@@ -14,7 +14,7 @@ from starlette.datastructures import ImmutableMultiDict, MutableHeaders, URLPath
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -23,13 +23,13 @@ from starlette_otp.exceptions import is_away
 from starlette_otp.web.body import is_utf8
 from starlette_otp.web.forms import LogoutForm
 from starlette_otp.web.guards import (
-    DETAILS,
     REVERIFICATION_REQUIRED,
     REVERIFY_PARAMETER,
-    STATUS,
+    refusal_problem,
     refuse,
 )
 from starlette_otp.web.origin import is_own_origin
+from starlette_otp.web.problems import problem
 from starlette_otp.web.responses import HEADERS, accepts_html, unavailable
 from starlette_otp.web.verdict import verdict_of
 
@@ -107,19 +107,20 @@ class Gate:
         if request.method != "GET":
             body = await _body(request, self.site.max_body_size)
             if body is None:
-                return await self._error(request, 413, "The request is too large."), receive
+                message = "The request is too large."
+                return await self._error(request, 413, "too_large", message), receive
             if not await _is_ours(request, body):
-                messages = LogoutForm(request).messages()
-                return await self._error(request, 403, messages["csrf_failed"]), receive
+                message = LogoutForm(request).messages()["csrf_failed"]
+                return await self._error(request, 403, "csrf_failed", message), receive
             receive = _replay(body, receive)
         elif not _LEADS_TO_CHANGES.match(path):
             return None, receive
         stale = await refuse(request, max_age=self.site.max_age) is not None
-        return (_ask_again(request) if stale else None), receive
+        return (_ask_again(request, self.site.max_age) if stale else None), receive
 
-    async def _error(self, request: Request, status_code: int, message: str) -> Response:
+    async def _error(self, request: Request, status_code: int, code: str, message: str) -> Response:
         if not accepts_html(request):
-            return JSONResponse({"detail": message}, status_code, HEADERS)
+            return problem(status_code, code, message, HEADERS)
         context = {"status_code": status_code, "message": message}
         response = await self.site.templates.TemplateResponse(
             request, "sqladmin/error.html", context, status_code
@@ -166,20 +167,19 @@ def _refused(request: Request) -> Response:
     verdict = verdict_of(request)
     if not accepts_html(request):
         known = verdict.user is not None
-        body = {"detail": "This site is for verified staff.", "code": "not_permitted"}
-        return JSONResponse(body, 403 if known else 401, {**HEADERS, "Vary": "Accept"})
+        headers = {**HEADERS, "Vary": "Accept"}
+        detail = "This site is for verified staff."
+        return problem(403 if known else 401, "not_permitted", detail, headers)
     return RedirectResponse(_login_url(request), 303, {**HEADERS, "Vary": "Accept"})
 
 
-def _ask_again(request: Request) -> Response:
+def _ask_again(request: Request, max_age: float | None) -> Response:
     """The log-in that asks for a token alone; scripts and programs read where it is."""
     url = _login_url(request, {REVERIFY_PARAMETER: "1"})
     headers = {**HEADERS, "Vary": f"Accept, {CSRF_HEADER}"}
     if accepts_html(request) and CSRF_HEADER not in request.headers:
         return RedirectResponse(url, 303, headers)
-    code = REVERIFICATION_REQUIRED
-    body = {"detail": DETAILS[code], "code": code}
-    return JSONResponse(body, STATUS[code], {**headers, "Location": url})
+    return refusal_problem(REVERIFICATION_REQUIRED, max_age, {**headers, "Location": url})
 
 
 def _login_url(request: Request, more: dict[str, str] | None = None) -> str:

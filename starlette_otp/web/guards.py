@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar, overload
@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -21,6 +21,7 @@ from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.web.backend import find_session
 from starlette_otp.web.origin import is_own_origin
+from starlette_otp.web.problems import problem
 from starlette_otp.web.responses import (
     UNAVAILABLE,
     accepts_html,
@@ -53,6 +54,7 @@ DETAILS = {
     ENROLMENT_REQUIRED: "Please set up a second factor first.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
 }
+_VARY = {"Vary": "Accept"}
 _LEEWAY = timedelta(seconds=5)
 """How far ahead of ours the clock of the server may be that verified the session."""
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"
@@ -95,7 +97,8 @@ def requires_otp(
     """Let only verified users through; on functions, endpoint methods and websockets.
 
     A browser is sent to the login URL (303) and comes back, after a POST to the page that it was
-    sent from; anything else gets 401 or 403 as JSON; a websocket is closed with 1008 before it is
+    sent from; anything else gets 401 or 403 as application/problem+json (RFC 9457), with the
+    refusal's `code`; a websocket is closed with 1008 before it is
     accepted, one that a page of another origin opens, too. A database that is away: 503.
 
     Args:
@@ -152,7 +155,7 @@ def requires_otp(
         request: Request = connection(args, kwargs)
         refusal = await refuse(request, if_configured=if_configured, max_age=max_age)
         if refusal is not None:
-            return refusal_response(request, refusal, redirect_field_name, login_url)
+            return refusal_response(request, refusal, redirect_field_name, login_url, max_age)
         if is_async:
             return await func(*args, **kwargs)
         return await run_in_threadpool(func, *args, **kwargs)
@@ -212,7 +215,9 @@ class RequiresOTPMiddleware:
             request = Request(scope, receive, send)
             refusal = await refuse(request, **self._wanted)
             if refusal is not None:
-                response = refusal_response(request, refusal, *self._redirect)
+                response = refusal_response(
+                    request, refusal, *self._redirect, self._wanted["max_age"]
+                )
                 await response(scope, receive, send)
                 return
         elif scope["type"] == "websocket":
@@ -358,17 +363,33 @@ def _is_stale(verdict: Verdict, max_age: float | None) -> bool:
 
 
 def refusal_response(
-    request: Request, refusal: str, redirect_field_name: str, login_url: str | None
+    request: Request,
+    refusal: str,
+    redirect_field_name: str,
+    login_url: str | None,
+    max_age: float | None = None,
 ) -> Response:
-    """The answer to a request that may not pass: a redirect for browsers, else JSON."""
-    headers = {"Cache-Control": "no-store", "Vary": "Accept"}
+    """The answer to a request that may not pass: a redirect for browsers, else a problem.
+
+    Args:
+        request: the request.
+        refusal: why, by its code.
+        redirect_field_name: and the rest: the arguments of `requires_otp`.
+    """
     if refusal == UNAVAILABLE:
         return unavailable(request, our_mount(verdict_of(request)))
     if accepts_html(request):
         url = login_redirect(request, refusal, redirect_field_name, login_url)
-        return RedirectResponse(url, 303, headers)
-    body = {"detail": DETAILS[refusal], "code": refusal}
-    return JSONResponse(body, STATUS[refusal], headers)
+        return RedirectResponse(url, 303, {"Cache-Control": "no-store", **_VARY})
+    return refusal_problem(refusal, max_age, _VARY)
+
+
+def refusal_problem(
+    refusal: str, max_age: float | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A refusal for programs; `max_age` is what a verification that has to be repeated may be."""
+    age = max_age if refusal == REVERIFICATION_REQUIRED else None
+    return problem(STATUS[refusal], refusal, DETAILS[refusal], headers, max_age=age)
 
 
 def login_redirect(

@@ -1,15 +1,17 @@
-"""Pages: rendered from the templates, and answers that are a page for browsers, JSON for others."""
+"""Pages, rendered from the templates; answers that are a page for browsers, else a problem."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import RedirectResponse, Response
 
 from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable, TooManyAttempts
+from starlette_otp.web.problems import problem
 from starlette_otp.web.verdict import VERDICT, Verdict, verdict_of
 
 FOLDER = "starlette_otp.folder"
@@ -99,21 +101,23 @@ def our_mount(verdict: Verdict) -> str:
 
 
 def unavailable(request: Request, mount: str | None = None) -> Response:
-    """503 as a page for browsers, else as JSON, with Retry-After."""
+    """503 as a page for browsers, else as a problem, with Retry-After."""
     if accepts_html(request):
         response = page(request, "otp/unavailable.html", {}, 503, mount)
     else:
-        body = {"detail": DatabaseUnavailable().detail, "code": UNAVAILABLE}
-        response = JSONResponse(body, 503, {"Cache-Control": "no-store"})
+        response = problem(
+            503, UNAVAILABLE, DatabaseUnavailable().detail, retry_after=RETRY_AFTER_SECONDS
+        )
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     response.headers["Vary"] = "Accept"
     return response
 
 
 def too_many(refusal: TooManyAttempts) -> Response:
-    """429 as JSON, with Retry-After where it is known."""
-    body = {"detail": refusal.detail, "code": refusal.code}
-    return JSONResponse(body, 429, {**HEADERS, "Vary": "Accept", **(refusal.headers or {})})
+    """429 for programs, with Retry-After where it is known."""
+    headers = {**HEADERS, "Vary": "Accept", **(refusal.headers or {})}
+    seconds = None if refusal.seconds is None else max(1, math.ceil(refusal.seconds))
+    return problem(429, refusal.code, refusal.detail, headers, retry_after=seconds)
 
 
 def local_url(verdict: Verdict, url: str) -> str:

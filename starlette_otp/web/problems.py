@@ -1,0 +1,37 @@
+"""Problems: what programs are told of a refusal, as application/problem+json (RFC 9457)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+_CHALLENGE = 'Session realm="two-factor"'
+"""A scheme that no browser asks a password for; 401 has to name one (RFC 9110 section 15.5.2)."""
+
+
+def problem(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """The answer to a program that is refused; never stored.
+
+    Args:
+        status: of the answer.
+        code: what is wrong, for programs: "not_verified".
+        detail: the same in a sentence for people.
+        headers: more of them.
+        more: members beside these; what is None is left out.
+    """
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        **{name: value for name, value in more.items() if value is not None},
+    }
+    challenge = {"WWW-Authenticate": _CHALLENGE} if status == HTTPStatus.UNAUTHORIZED else {}
+    headers = {"Cache-Control": "no-store", **challenge, **(headers or {})}
+    return JSONResponse(body, status, headers, "application/problem+json")
