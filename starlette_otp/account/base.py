@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar
 
 from starlette.requests import Request
@@ -93,14 +94,15 @@ class AccountView(OTPEndpoint):
         self, request: Request, template: str, status_code: int = 200, **context: Any
     ) -> Response:
         """A page from `otp/account/`."""
-        done, due = request.query_params.get("done", ""), verdict_of(request).device_due
+        verdict, done = verdict_of(request), request.query_params.get("done", "")
+        user, due = verdict.user, verdict.device_due
         shared = {
             "ago": ago,
             "in_sentence": in_sentence,
             "in_words": clock.in_words,
-            "label": label,
+            "label": partial(label, user=user),
             "on_day": on_day,
-            "user": verdict_of(request).user,
+            "user": user,
             "due": due,
             "is_due": due is not None and due <= clock.now(),
             "done": DONE.get(done),

@@ -17,7 +17,7 @@ from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.policies import CooldownMixin, VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.devices.words import plain_name
+from starlette_otp.devices.words import plain_name, with_destination
 from starlette_otp.exceptions import (
     DeviceRejected,
     LastDevice,
@@ -291,11 +291,15 @@ class RemoveView(DeviceView):
 
 async def challenge(request: Request, form: ConfirmForm, device: Any) -> None:
     """Give the challenge of a device that is to be confirmed; the form's `info` tells of it."""
-    message = await form.challenge(user_of(request), device.persistent_id, confirming=True)
+    user = user_of(request)
+    message = await form.challenge(user, device.persistent_id, confirming=True)
     if message is not None:
         form.was_sent = True
         # The page says itself where it went.
-        form.info = None if message == getattr(device, "challenge_message", None) else message
+        is_known = message == with_destination(
+            getattr(device, "challenge_message", ""), device, user
+        )
+        form.info = None if is_known else message
 
 
 def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device: Any) -> Response:

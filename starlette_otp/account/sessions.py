@@ -39,8 +39,9 @@ async def places_of(request: Request, devices: Sequence[Any]) -> list[Place]:
         request: behind OTPMiddleware.
         devices: the user's, which may have verified a session.
     """
-    rows = await site_of(request).session_list.of_user(user_of(request))
-    names = {device.id: label(device) for device in devices if device.confirmed}
+    user = user_of(request)
+    rows = await site_of(request).session_list.of_user(user)
+    names = {device.id: label(device, user) for device in devices if device.confirmed}
     here, agents = session_id(request), await browsers([row.user_agent for row in rows])
     places = [
         Place(

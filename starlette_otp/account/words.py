@@ -20,9 +20,11 @@ _AGES = ((86400, "day"), (3600, "hour"), (60, "minute"))
 _MONTH_SECONDS = 30 * 86400
 
 
-def label(device: Any) -> str:
+def label(device: Any, user: object) -> str:
     """What a device is and its owner's name for it: "Authenticator app · Phone"."""
-    return with_name(device.kind_name, device.name)
+    shown: str = device.shown_name(user)
+    # Codes are one set; what the row that holds them is called says no more.
+    return shown if device.is_spare else with_name(shown, device.name)
 
 
 def in_sentence(kind_name: str) -> str:

@@ -49,7 +49,15 @@ async def home(request: Request) -> Response:
 async def vault(request: Request) -> Response:
     """A page for verified users."""
     templates: Jinja2Templates = request.app.state.otp.templates
-    return templates.TemplateResponse(request, "demo/vault.html")
+    context = {"logout_form": LogoutForm(request)}
+    return templates.TemplateResponse(request, "demo/vault.html", context)
+
+
+@requires_otp(max_age=60)
+async def key(request: Request) -> Response:
+    """A page for which the code may not be older than a minute."""
+    templates: Jinja2Templates = request.app.state.otp.templates
+    return templates.TemplateResponse(request, "demo/key.html")
 
 
 def create_app(database_url: str, secret_key: str) -> Starlette:
@@ -59,10 +67,18 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
         database_url: a migrated PostgreSQL, `postgresql+asyncpg://...`.
         secret_key: 32 characters or more.
     """
-    EmailDevice.mailer = TerminalMailer()
+    # Codes, and notices of what happens to an account.
+    mailer = EmailDevice.mailer = TerminalMailer()
     # No statement's values in an error or a log: password hashes are among them.
     engine = create_async_engine(database_url, hide_parameters=True)
-    otp = OTP(async_sessionmaker(engine), Device, secret_key=secret_key, site_name="Demo")
+    otp = OTP(
+        async_sessionmaker(engine),
+        Device,
+        secret_key=secret_key,
+        site_name="starlette-otp demo",
+        require_device=True,
+        mailer=mailer,
+    )
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -73,6 +89,7 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
         routes=[
             Route("/", home),
             Route("/vault", vault),
+            Route("/vault/key", key),
             Mount("/account", routes=otp.routes(), name="otp"),
         ],
         middleware=[

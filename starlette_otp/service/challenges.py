@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette_otp import signals
 from starlette_otp.devices.locking import locked
 from starlette_otp.devices.policies import CooldownMixin, refusal_in_words
+from starlette_otp.devices.words import with_destination
 from starlette_otp.exceptions import DeliveryFailed, described
 from starlette_otp.service.enrolment import one_of
 from starlette_otp.service.limits import Limits
@@ -67,8 +68,7 @@ class Challenges:
                 return device, None
             for count in counts:
                 count.note(device.last_generated_timestamp)
-            where = device.shown_destination(user) or "you"
-            return device, message.replace("{destination}", where)
+            return device, with_destination(message, device, user)
 
         device, message = await self._transactions.write(work)
         if device is None or message is None:

@@ -12,6 +12,7 @@ from jinja2 import Environment
 
 from starlette_otp import clock, signals
 from starlette_otp.devices.email import check_address, new_message
+from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import ConfigurationError, described
 from starlette_otp.mailer import Mailer
 from starlette_otp.service.attempts import MANY_FAILURES
@@ -90,7 +91,9 @@ class Notices:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _added(self, sender: Any, user: Any, device: Any) -> None:
-        self._tell(user, Notice.DEVICE_ADDED, device=device)
+        # Of codes that are there for the first time RECOVERY_CODES_RENEWED tells.
+        if not isinstance(device, StaticDeviceMixin):
+            self._tell(user, Notice.DEVICE_ADDED, device=device)
 
     def _removed(self, sender: Any, user: Any, device: Any) -> None:
         self._tell(user, Notice.DEVICE_REMOVED, device=device)

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 
-from starlette_otp import OTP
+from starlette_otp import OTP, oath, secret_from_base32
 from starlette_otp.cli.migrations import upgrade
 from starlette_otp.cli.server import _prepare
 from starlette_otp.models import Device, TOTPDevice, User
@@ -177,6 +177,27 @@ def test_a_code_by_mail(folder: Path) -> None:
         assert not names & {"session", "otp_session"}
 
 
+def test_a_newcomer_sets_up_a_device(folder: Path) -> None:
+    """Bob has none: the password leads to the key of one, whose code opens the vault."""
+    with demo(folder / "data") as running, client(running) as browser:
+        page = browser.get("/account/login?next=/vault")
+        fields = {"username": "bob", "password": running.word("password")}
+        data = {"csrf_token": csrf_of(page), **fields}
+        page = browser.post(str(page.url), data=data, follow_redirects=True)
+        assert "has to have a second step" in page.text
+        assert browser.get("/vault").status_code == 303
+        page = browser.get("/account/devices/add?kind=totp&next=/vault", follow_redirects=True)
+        found = re.search(r"secret=([A-Z2-7]+)", page.text)
+        assert found
+        assert "starlette-otp%20demo:bob" in page.text
+        token = oath.hotp(secret_from_base32(found[1]), int(time.time() // 30))
+        data = {"csrf_token": csrf_of(page), "otp_token": token}
+        assert "Save your recovery codes" in browser.post(str(page.url), data=data).text
+        assert "Welcome, bob" in browser.get("/vault").text
+        assert "here it is" in browser.get("/vault/key").text
+        running.read_to("A mail to bob@demo.example")
+
+
 def test_an_interrupted_first_start_is_forgotten(folder: Path) -> None:
     """A half-made database folder of a first start that was stopped is made anew."""
     half = folder / "data" / "postgres"
@@ -211,7 +232,7 @@ async def test_its_devices_have_twins_as_any_others(database_url: str, sessions:
     await _prepare(database_url, {"secret_key": SECRET_KEY, "password": PASSWORD}, None)
     otp = OTP(sessions, Device, secret_key=SECRET_KEY)
     async with sessions() as session:
-        user = (await session.scalars(select(User))).one()
+        user = (await session.scalars(select(User).where(User.username == "alice"))).one()
         device = (await session.scalars(select(TOTPDevice))).one()
     twin = await make_totp(sessions, user, secret=device.secret)
     token = token_at(device)
