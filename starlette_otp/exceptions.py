@@ -178,9 +178,10 @@ def breaks_integrity(exc: BaseException) -> bool:
 
 
 # What a server says that means "not now": connection exceptions, insufficient resources, operator
-# intervention; a lock or a statement that took too long; one that only reads (a standby); a rival
-# that was in the way again when it was tried again.
-_NOT_NOW = ("08", "53", "57P", "55P03", "57014", "25006", "40P01")
+# intervention; a role or a database that it does not take a connection for; a lock or a statement
+# that took too long; one that only reads (a standby); a rival that was in the way again when it was
+# tried again.
+_NOT_NOW = ("08", "53", "57P", "28", "3D", "55P03", "57014", "25006", "40P01")
 # What may go well the second time: a deadlock, a serialization failure, a server of the pool that
 # has become a standby meanwhile.
 _TRY_AGAIN = ("40P01", "40001", "25006")

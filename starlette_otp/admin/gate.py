@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
 
+from python_multipart.exceptions import FormParserError
 from sqladmin.templating import Jinja2Templates
 from starlette.applications import Starlette
 from starlette.datastructures import ImmutableMultiDict, MutableHeaders, URLPath
@@ -232,7 +233,7 @@ async def _field(scope: Scope, body: bytes) -> str:
     try:
         async with request.form() as form:
             token = form.get("csrf_token")
-    except (HTTPException, MultiPartException):
+    except (HTTPException, MultiPartException, FormParserError):
         return ""
     return token if isinstance(token, str) else ""
 

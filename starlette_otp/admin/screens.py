@@ -26,6 +26,7 @@ from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import convert_key, table_of
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.exceptions import SecretUnreadable
+from starlette_otp.web.body import submitted
 from starlette_otp.web.site import Site
 
 
@@ -103,8 +104,7 @@ class Screens:
         view = self._named(USERS)
         if not view.is_accessible(request) or not view.has_permission(request, Action.EDIT):
             raise HTTPException(403)
-        async with request.form() as given:
-            key = given.get("user")
+        key = (await submitted(request)).get("user")
         user = await self.site.otp.users.load(request, key)
         if user is None:
             raise HTTPException(404)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import logging
 import os
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ParamSpec
 
 import asyncpg
@@ -18,7 +20,6 @@ import click
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
-from starlette.authentication import SimpleUser
 
 from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint, is_missing
 from starlette_otp.otp import OTP
@@ -133,7 +134,7 @@ def addstatictoken(
 async def _named(otp: OTP, username: str | None, key: str | None) -> Any:
     """The user whom the command line names."""
     if otp.user_model is None:
-        return SimpleUser(username or key or "")
+        return SimpleNamespace(identity=username or key)  # of one who lives elsewhere
     if username is None:
         user, who = await otp.users.get(key), f"with the key {key!r}"
     else:
@@ -182,8 +183,9 @@ def rotate_keys(batch: int, app: str | None) -> None:
     async def work() -> list[str]:
         unreadable: list[str] = []
         total = await rotation.count_secrets(otp)
-        hidden = not sys.stdout.isatty()
-        with click.progressbar(length=total, label="Device secrets", hidden=hidden) as bar:
+        # A log has no use for a bar, nor for its label.
+        shown_on = sys.stdout if sys.stdout.isatty() else io.StringIO()
+        with click.progressbar(length=total, label="Device secrets", file=shown_on) as bar:
             async for done in rotation.rotate_keys(otp, batch):
                 unreadable += done.unreadable
                 bar.update(done.rows)

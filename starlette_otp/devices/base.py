@@ -118,6 +118,10 @@ class DeviceMixin(WordsMixin, ThrottlingMixin, TimestampMixin, SealedSecretMixin
     @declared_attr.directive
     @classmethod
     def __mapper_args__(cls) -> dict[str, Any]:
+        if not hasattr(cls, "registry"):
+            # A mixin is mapped to nothing. advanced-alchemy's bases ask each parent whether its
+            # table is one to share, and would leave the first class without.
+            return {}
         if not has_inherited_table(cls):
             # Every kind's columns in one SELECT, also those of a kind with mapper arguments of its
             # own: what is not loaded can't be loaded later, in async code.

@@ -43,9 +43,9 @@ async def require_read_committed(session: AsyncSession, model: type[Any]) -> Non
         TransactionRequired: as said.
     """
     connection = await session.connection(bind_arguments={"mapper": inspect(model)})
-    raw = (await connection.get_raw_connection()).dbapi_connection
+    raw: Any = (await connection.get_raw_connection()).dbapi_connection
     level = "autocommit"
-    if raw is not None and not connection.dialect.detect_autocommit_setting(raw):
+    if raw is not None and not raw.autocommit:
         level = await connection.scalar(text("SHOW transaction_isolation"))
     if level != "read committed":
         raise TransactionRequired(

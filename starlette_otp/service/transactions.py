@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from typing import Any, Literal, TypeVar, get_args
 
 import asyncpg
@@ -36,7 +41,7 @@ Reads = Literal["autocommit", "transaction"]
 
 
 class _Lost(OSError):
-    """The driver's connection broke."""
+    """The driver's connection broke, or there was none to be had."""
 
 
 class Transactions:
@@ -153,10 +158,11 @@ class Transactions:
                 if isolation != "AUTOCOMMIT":
                     await require_read_committed(session, self._mapper.class_)
             else:
-                await session.connection(
-                    bind_arguments={"mapper": self._mapper},
-                    execution_options={"isolation_level": isolation},
-                )
+                with _connecting():
+                    await session.connection(
+                        bind_arguments={"mapper": self._mapper},
+                        execution_options={"isolation_level": isolation},
+                    )
             try:
                 yield session
             except DBAPIError as exc:
@@ -173,7 +179,9 @@ class Transactions:
 
     @asynccontextmanager
     async def _connection(self, engine: AsyncEngine, isolation: Isolation) -> AsyncIterator[Unit]:
-        async with engine.connect() as connection:
+        async with AsyncExitStack() as stack:
+            with _connecting():
+                connection = await stack.enter_async_context(engine.connect())
             await connection.execution_options(isolation_level=isolation)
             try:
                 async with connection.begin():
@@ -202,6 +210,19 @@ class Transactions:
                 return await self._run(begin, work, retry=False)
             _tell_away(exc)
             raise
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
+    """Whatever a server has against a connection means that it is away.
+
+    SQLAlchemy 2.0 passes the driver's error on as it is, and in that nobody could tell any more
+    that it came of connecting.
+    """
+    try:
+        yield
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError) as exc:
+        raise _Lost(str(exc)) from exc
 
 
 def _borrow(engine: AsyncEngine, work: Callable[[Any], Awaitable[T]]) -> T:

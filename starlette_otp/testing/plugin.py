@@ -27,6 +27,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 from anyio.from_thread import start_blocking_portal
 from sqlalchemy import Connection, MetaData, make_url, text
@@ -88,8 +89,9 @@ def otp_database_url(otp_server_url: str) -> Iterator[str]:
     name = f"otp_test_{uuid.uuid4().hex}"
     try:
         _on(otp_server_url, _statement(f'CREATE DATABASE "{name}"'))
-    except DBAPIError as exc:
-        pytest.fail(f"No database for the tests can be made on this server: {exc.orig}", False)
+    except (DBAPIError, asyncpg.PostgresError) as exc:
+        said = getattr(exc, "orig", exc)
+        pytest.fail(f"No database for the tests can be made on this server: {said}", False)
     yield make_url(otp_server_url).set(database=name).render_as_string(hide_password=False)
     _on(otp_server_url, _statement(f'DROP DATABASE "{name}" WITH (FORCE)'))
 

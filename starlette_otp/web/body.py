@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict
 from starlette.exceptions import HTTPException
@@ -31,7 +32,10 @@ async def submitted(request: Request) -> Any:
     elif not is_utf8(request):
         raise HTTPException(400, "The body has to be UTF-8.")
     else:
-        data = await request.form(max_files=10, max_fields=50, max_part_size=MAX_BODY)
+        try:
+            data = await request.form(max_files=10, max_fields=50, max_part_size=MAX_BODY)
+        except FormParserError:  # of which Starlette 1.6 makes no answer
+            raise HTTPException(400, "Invalid multipart data.") from None
     for name, secret_or_text in data.multi_items():
         if not _is_text(secret_or_text):
             await request.close()

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import DeclarativeBase
 
@@ -15,7 +16,13 @@ from tests.tour import NAME, tour
 sqlmodel = pytest.importorskip("sqlmodel")
 
 
-class Member(sqlmodel.SQLModel, table=True):  # type: ignore[misc, name-defined, call-arg]
+class Model(sqlmodel.SQLModel):  # type: ignore[misc, name-defined]
+    """With tables of its own, apart from those of other tests."""
+
+    metadata = MetaData()
+
+
+class Member(Model, table=True):  # type: ignore[call-arg]
     id: int | None = sqlmodel.Field(default=None, primary_key=True)
     username: str
     password_hash: str
@@ -26,13 +33,13 @@ class Member(sqlmodel.SQLModel, table=True):  # type: ignore[misc, name-defined,
 class PlainBase(DeclarativeBase):
     """As README says."""
 
-    metadata = sqlmodel.SQLModel.metadata
+    metadata = Model.metadata
 
 
 async def test_users_of_sqlmodel(empty_engine: AsyncEngine) -> None:
     """Their devices are on a plain base, in SQLModel's metadata."""
     models = make_host(lambda base: Member, PlainBase)
-    assert "otp_device" in sqlmodel.SQLModel.metadata.tables
+    assert "otp_device" in Model.metadata.tables
     person = Member(username=NAME, password_hash=password_hash(), is_staff=True)
     await tour(models, person, empty_engine)
 

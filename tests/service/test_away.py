@@ -57,15 +57,16 @@ def unsent(orig: BaseException) -> DBAPIError:
         (unsent(asyncpg.SerializationError()), False),
         (wrapped(asyncpg.ObjectNotInPrerequisiteStateError()), False),
         (wrapped(asyncpg.UndefinedTableError()), False),
-        (asyncpg.InvalidPasswordError(), False),
-        (asyncpg.InvalidCatalogNameError(), False),
+        (asyncpg.InvalidPasswordError(), True),
+        (asyncpg.InvalidCatalogNameError(), True),
+        (asyncpg.ObjectNotInPrerequisiteStateError(), False),
         (IntegrityError("", {}, asyncpg.UniqueViolationError()), False),
         (ValueError(), False),
     ],
 )
 def test_what_is_away(exc: Exception, away: bool) -> None:
     """Away is what fails while a connection is made, and what says "not now": the pool's time-out,
-    SQLSTATE classes 08, 53, 57P, a lock or a statement that took too long, a deadlock, a
+    SQLSTATE classes 08, 28, 3D, 53, 57P, a lock or a statement that took too long, a deadlock, a
     standby."""
     assert is_away(exc) is away
 

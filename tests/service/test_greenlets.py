@@ -124,7 +124,7 @@ async def test_nothing_of_a_request_lives_on() -> None:
 
 def alive() -> int:
     gc.collect()
-    return sum(isinstance(one, greenlet) for one in gc.get_objects())
+    return sum(type(one) is greenlet for one in gc.get_objects())
 
 
 async def test_those_that_are_too_many_go() -> None:

@@ -43,6 +43,7 @@ from tests.support import (
     door,
     make_app,
     make_totp,
+    make_user,
     password_hash,
     reload,
     verified_by,
@@ -166,6 +167,28 @@ def test_who_listens_is_heard(engine: AsyncEngine, name: str, expected: str) -> 
     assert way_of(maker, Device) == "driver"
     event.listen(engine.sync_engine, name, lambda *args, **kwargs: None)
     assert way_of(maker, Device) == expected
+
+
+async def test_the_driver_does_what_it_is_chosen_for(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session's read, a verification and a session's renewal need no other way: what fails on the
+    driver's would be done again on the engine's, and nobody would notice."""
+    maker = async_sessionmaker(engine, expire_on_commit=False)
+    otp = OTP(maker, Device, secret_key=SECRET_KEY)
+    alice = await make_user(maker, "alice")
+    await make_totp(maker, alice)
+    [device] = await otp.devices_for_user(alice)
+    begun = await otp.sessions.begin(alice, device)
+
+    async def nobody(key: Any) -> None:
+        return None
+
+    monkeypatch.setattr(otp.transactions, "_run", None)
+    assert await otp.sessions.find(begun.token, nobody) is not None
+    assert await otp.verify_token(alice, device.persistent_id, token_at(device)) == device
+    renewed = await otp.sessions.renew(alice, device, begun.session_id, begun.token)
+    assert await otp.sessions.find(renewed.token, nobody) is not None
 
 
 def test_other_makers_use_their_sessions(engine: AsyncEngine) -> None:

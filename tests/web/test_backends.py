@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
-from starlette.authentication import AuthCredentials, AuthenticationBackend, SimpleUser
+from starlette.authentication import AuthCredentials, AuthenticationBackend
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.sessions import SessionMiddleware
@@ -18,6 +18,7 @@ from starlette.routing import BaseRoute, Route
 
 from starlette_otp import OTP, OTPMiddleware, login
 from starlette_otp.models import OTPSession, User
+from tests.hosts import Subject
 from tests.support import (
     AUTHENTICATED,
     HTML,
@@ -90,7 +91,7 @@ KINDS: dict[str, Callable[[User], Any]] = {
     "the ORM's, cached": lambda user: user,
     "frozen": lambda user: Frozen(user.id),
     "frozen with slots": lambda user: Slotted(user.id),
-    "an identity alone": lambda user: SimpleUser(str(user.id)),
+    "an identity alone": lambda user: Subject(str(user.id)),
 }
 
 
@@ -193,7 +194,7 @@ async def test_an_identity_that_is_no_key_is_nobody(
     """A user whose identity is no key of the user table has no devices and no session, and costs
     no SQL."""
     statements = Statements(engine)
-    backend = Backend({"somebody": SimpleUser(identity)})
+    backend = Backend({"somebody": Subject(identity)})
     async with Browser(make(otp, backend), headers={**HTML, "user": "somebody"}) as browser:
         assert (await browser.state())["verified"] is False
         assert (await browser.get("/vault")).status_code == 303
