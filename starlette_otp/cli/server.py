@@ -154,9 +154,12 @@ def _serve(url: str, data: Path, listener: socket.socket, former: dict[str, str]
     lines = asyncio.run(_prepare(url, keys, former))
     for line in lines:
         click.echo(line)
-    click.echo(f"\n  Open http://127.0.0.1:{listener.getsockname()[1]}/   (Ctrl-C stops it)\n")
     app = create_app(url, keys["secret_key"])
-    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    # An exception out of a handler is lost where it meets a callback of the interpreter's.
+    signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
+    click.echo(f"\n  Open http://127.0.0.1:{listener.getsockname()[1]}/   (Ctrl-C stops it)\n")
+    server.run(sockets=[listener])
 
 
 def _load_keys(data: Path) -> dict[str, str] | None:
@@ -186,10 +189,13 @@ async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None
     engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True)
     async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
         user, is_new = await _user(session, USERNAME, keys, former)
-        await _user(session, NEWCOMER, keys, former)
+        newcomer, _ = await _user(session, NEWCOMER, keys, former)
         tokens = await _give_devices(session, user) if is_new else []
         device = await session.scalar(TOTPDevice.devices_for_user(user).limit(1))
         lines = _introduction(device, keys["password"], tokens)
+        for one in (user, newcomer):
+            if not one.check_password(keys["password"]):
+                lines.append(f"{one.username} has the password that you changed it to.")
     await engine.dispose()
     return lines
 
@@ -210,10 +216,11 @@ async def _user(
         session.add(user)
         await session.flush()
         return user, True
-    if not user.check_password(keys["password"]):
+    # In a database of the demo's own they are its own, also with a password they have changed.
+    if os.environ.get("DATABASE_URL") and not user.check_password(keys["password"]):
         raise click.ClickException(
-            f"This database has a user {username} that this demo did not make. "
-            "Give the demo a database of its own, or unset DATABASE_URL."
+            f"This database has a user {username} that this demo did not make, or whose password "
+            "was changed. Give the demo a database of its own, or unset DATABASE_URL."
         )
     return user, False
 

@@ -89,6 +89,18 @@ def test_it_survives_a_restart_and_a_reset_starts_anew(folder: Path) -> None:
         assert sign_in(browser, third, codes[1]).status_code == 200
 
 
+def test_a_password_that_was_changed_stays_changed(folder: Path) -> None:
+    """The demo starts again after one has changed a password on its pages, and says so."""
+    with demo(folder / "data") as first, client(first) as browser:
+        assert sign_in(browser, first, first.token(time.time())).status_code == 303
+        page = browser.get("/account/password")
+        data = {"csrf_token": csrf_of(page), "password": "another pass word"}
+        assert browser.post("/account/password", data=data).status_code == 303
+    with demo(folder / "data") as second:
+        assert "alice has the password that you changed it to." in second.printed
+        assert "bob has the password" not in second.printed
+
+
 def test_it_takes_over_what_a_killed_demo_left(folder: Path) -> None:
     """After kill -9 the next start works, and its end stops the database."""
     with demo(folder / "data") as killed:
