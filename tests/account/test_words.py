@@ -9,7 +9,7 @@ import pytest
 
 from starlette_otp import OTP, clock
 from starlette_otp.account.words import ago, browsers, in_sentence, label
-from starlette_otp.models import EmailDevice, TOTPDevice, User
+from starlette_otp.models import EmailDevice, StaticDevice, TOTPDevice, User
 from tests.account.pages import ADD_TOTP, app_token, enter, heading, key_of, press, visit, words
 
 FIREFOX = "Mozilla/5.0 (Windows NT 10.0; Win64; x64; rv:140.0) Gecko/20100101 Firefox/140.0"
@@ -40,9 +40,11 @@ def test_long_ago() -> None:
 
 def test_what_devices_are_called() -> None:
     """By their kind, and the name that their owner has given them, if it says more."""
-    assert label(TOTPDevice()) == "Authenticator app"
-    assert label(TOTPDevice(name="Authenticator app")) == "Authenticator app"
-    assert label(TOTPDevice(name="Phone")) == "Authenticator app · Phone"
+    assert label(TOTPDevice(), None) == "Authenticator app"
+    assert label(TOTPDevice(name="Authenticator app"), None) == "Authenticator app"
+    assert label(TOTPDevice(name="Phone"), None) == "Authenticator app · Phone"
+    assert label(StaticDevice(name="Recovery codes"), None) == "Recovery code"
+    assert label(EmailDevice(email="zoe@home.example"), None) == "Email to z…@home.example"
     assert in_sentence(EmailDevice.kind_name) == "email"
     assert in_sentence("SMS") == "SMS"
 
