@@ -215,7 +215,7 @@ def test_large_text(chromium: Browser, site: Site) -> None:
 
 
 FOCUSED = """() => {
-    const stops = [...document.querySelectorAll("a, button, input, summary")]
+    const stops = [...document.querySelectorAll("a, button, input, summary, [tabindex]")]
         .filter(stop => stop.type != "hidden" && stop.checkVisibility())
     const it = document.activeElement
     const box = it.getBoundingClientRect(), style = getComputedStyle(it)
