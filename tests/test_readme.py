@@ -278,6 +278,12 @@ async def test_the_signal_tells_of_a_failure(
     await app_module.engine.dispose()
 
 
+def test_the_backend_beside_fastapi_users_is_that_of_the_example() -> None:
+    """Word for word: the example runs in a test of its own, where fastapi-users is installed."""
+    example = Path(__file__).parent / "examples" / "fastapi_users_site.py"
+    assert snippet("class CookieBackend").strip() in example.read_text()
+
+
 def test_every_snippet_is_tested() -> None:
     """No snippet of README is one that these tests do not know."""
-    assert len(SNIPPETS) == 13
+    assert len(SNIPPETS) == 14
