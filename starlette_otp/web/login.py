@@ -11,7 +11,7 @@ from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
-from starlette_otp.web.held import hold_back, let_in
+from starlette_otp.web.held import hold_back
 from starlette_otp.web.journal import logged_in, logged_out, new_browser
 from starlette_otp.web.notice import note_failures
 from starlette_otp.web.ticket import TICKET_KEY, token_of
@@ -39,9 +39,9 @@ async def log_in(request: Request, user: Any) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
-    let_in(request.scope, verdict)
+    former, was_device = verdict.known, verdict.device
     device = device_of(user)
-    is_same = user is verdict.user and device is verdict.device
+    is_same = user is former and device is was_device
     if is_same and device is not None and verdict.session_id is not None:
         begun = await _go_on(request, verdict, verdict.session_id, user)
     else:
@@ -52,9 +52,8 @@ async def log_in(request: Request, user: Any) -> None:
     _take_over(request, verdict, user)
     if device is None and noted is not None:
         request.session[NAME_KEY] = noted
-    former, was_device = verdict.user, verdict.device
-    verdict.user, verdict.own = user, verdict.own and is_same
-    verdict.device_due = None
+    verdict.own = verdict.own and is_same
+    verdict.user, verdict.held = user, None
     _enter(request, verdict, begun, device, ["authenticated"])
     if not is_same:
         if former is not None:
@@ -102,17 +101,18 @@ async def login(request: Request, device: Any) -> None:
     verdict = verdict_of(request)
     if verdict.away:
         raise DatabaseUnavailable()
-    let_in(request.scope, verdict)
-    user, otp = verdict.user, verdict.otp
+    user, otp = verdict.known, verdict.otp
     if otp.device_model.user_key(user) is None:
         raise DeviceRejected(device, "This device is not the user's.")
     is_new = verdict.session_id is None
     if verdict.session_id is None:
         begun = await _begin(request, verdict, user, device)
     else:
-        begun = await _renew(request, verdict, device, verdict.session_id)
+        begun = await _renew(request, verdict, user, device, verdict.session_id)
     remember(request, verdict, user)
-    _enter(request, verdict, begun, device, request.auth.scopes)
+    scopes = request.auth.scopes if verdict.held is None else ["authenticated"]
+    verdict.user, verdict.held = user, None
+    _enter(request, verdict, begun, device, scopes)
     if is_new:
         await logged_in(otp, request, user, device)
     if verdict.new_browser:
@@ -126,13 +126,14 @@ async def log_out(request: Request) -> None:
         DatabaseUnavailable: the database is away; the session is as it was.
     """
     verdict = verdict_of(request)
-    let_in(request.scope, verdict)
+    user, device = verdict.known, verdict.device
     token = _token(request, verdict)
     ticket_token = token_of(verdict.otp, request)
-    await verdict.otp.sessions.end(token, verdict.session_id, verdict.user, ticket_token)
+    await verdict.otp.sessions.end(token, verdict.session_id, user, ticket_token)
     request.session.clear()
-    user, device = verdict.user, verdict.device
-    verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
+    verdict.user = verdict.held = verdict.device_due = verdict.device = verdict.verified_at = (
+        verdict.session_id
+    ) = None
     verdict.token, verdict.is_due = None, False
     if token is not None:
         _tell(request, verdict)
@@ -151,9 +152,11 @@ async def _begin(request: Request, verdict: Verdict, user: Any, device: Any) -> 
     )
 
 
-async def _renew(request: Request, verdict: Verdict, device: Any, session_id: int) -> Begun:
-    user, token = unwrapped(verdict.user), _token(request, verdict)
-    return await verdict.otp.sessions.renew(user, device, session_id, token, _agent(request))
+async def _renew(
+    request: Request, verdict: Verdict, user: Any, device: Any, session_id: int
+) -> Begun:
+    token, agent = _token(request, verdict), _agent(request)
+    return await verdict.otp.sessions.renew(unwrapped(user), device, session_id, token, agent)
 
 
 async def _go_on(request: Request, verdict: Verdict, session_id: int, user: Any) -> Begun:
@@ -172,10 +175,10 @@ async def _go_on(request: Request, verdict: Verdict, session_id: int, user: Any)
 def _take_over(request: Request, verdict: Verdict, user: Any) -> None:
     """Leave the host's session to its owner: to this user, if it is theirs or was nobody's."""
     otp, session = verdict.otp, request.session
-    key, former = (str(otp.device_model.user_key(one)) for one in (user, verdict.user))
+    key, former = (str(otp.device_model.user_key(one)) for one in (user, verdict.known))
     owner = session.get(otp.cookie.owner_key)
     is_known = owner is None or otp.keyring.digest_matches("owner", key, str(owner))
-    if not is_known or (verdict.user is not None and former != key):
+    if not is_known or (verdict.known is not None and former != key):
         session.clear()
     # Whoever knows a page or a ticket from before shall not know one of afterwards.
     for name in (CSRF_KEY, TICKET_KEY):
@@ -204,6 +207,6 @@ def _enter(
     verdict.token, verdict.is_due = begun.token, False
     _tell(request, verdict)
     verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
-    verdict.device = device
+    verdict.device, verdict.device_due = device, None
     note_failures(request, verdict.otp, verdict.user, device)
     show(request.scope, verdict, scopes)

@@ -48,6 +48,11 @@ class Verdict:
     set_cookie: str | None = field(default=None, repr=False)
     browser_cookie: str | None = field(default=None, repr=False)
 
+    @property
+    def known(self) -> Any | None:
+        """Whose request it is, also if they are held back."""
+        return self.user if self.held is None else self.held
+
 
 def verdict_of(conn: HTTPConnection) -> Verdict:
     """The verdict OTPMiddleware put into the scope.

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,11 @@ from starlette_otp import (
     OTP,
     ConfigurationError,
     DatabaseUnavailable,
+    DeviceRejected,
     device_due,
+    is_verified,
+    log_in,
+    login,
     requires_otp,
 )
 from starlette_otp.models import Device, User
@@ -244,6 +249,40 @@ async def test_a_log_in_of_the_hosts(sessions: Sessions, alice: User) -> None:
         assert "Signed in as alice." in page.text
         await press(browser, page, otp_token=totp_token())
         assert await browser.state() == verified_by(device)
+
+
+async def test_what_fails_lets_nobody_in(sessions: Sessions, alice: User, bob: User) -> None:
+    """A device of somebody else's, or a session that can't begin, leaves them nobody in that very
+    request, too; their own device then verifies them."""
+    otp = required(sessions)
+    theirs = await make_totp(sessions, bob)
+    mine: list[Any] = []
+
+    async def own_page(request: Request) -> Response:
+        told = []
+        for device in (theirs, *mine):
+            with suppress(DeviceRejected):
+                await login(request, device)
+            told.append([request.user.is_authenticated, is_verified(request)])
+        refused = await otp.load_user(request, alice.id)
+        refused.otp_device = theirs  # type: ignore[union-attr]
+        if not mine:
+            with suppress(DeviceRejected):
+                await log_in(request, refused)
+            told.append([request.user.is_authenticated, is_verified(request)])
+        return JSONResponse([*told, list(request.auth.scopes)])
+
+    app = make_app(otp, door(otp, alice), Route("/own", own_page))
+    async with Browser(app) as browser:
+        await browser.get("/enter")
+        assert (await browser.get("/own")).json() == [[False, False], [False, False], []]
+        mine.append(await make_totp(sessions, alice))
+        assert (await browser.get("/own")).json() == [
+            [False, False],
+            [True, True],
+            ["authenticated", "verified"],
+        ]
+        assert await browser.state() == verified_by(mine[0])
 
 
 async def test_the_last_one_stays(sessions: Sessions, alice: User) -> None:
