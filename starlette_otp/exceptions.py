@@ -67,17 +67,7 @@ class TooManyPending(OTPError):
 
 
 class LastDevice(OTPError):
-    """The user has to have a device, and this is the last one.
-
-    Attributes:
-        device: the device that stays.
-    """
-
-    code = "last_device"
-
-    def __init__(self, device: object) -> None:
-        super().__init__("The user has to have a device, and this is the last one.")
-        self.device = device
+    """The user has to have a device, and this is the last one."""
 
 
 class SecretUnreadable(OTPError):

@@ -10,7 +10,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.web.guards import close_code, refusal_response, refuse
+from starlette_otp.web.guards import refuse
+from starlette_otp.web.refusals import close_code, refusal_response
 
 
 @dataclass(frozen=True)

@@ -12,24 +12,17 @@ from starlette.responses import RedirectResponse, Response
 from starlette_otp import clock
 from starlette_otp.account.words import ago, in_sentence, label, on_day
 from starlette_otp.web.forms import LogoutForm
-from starlette_otp.web.guards import (
+from starlette_otp.web.guards import refuse
+from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
     REVERIFICATION_REQUIRED,
     login_redirect,
     refusal_problem,
     refusal_response,
-    refuse,
 )
-from starlette_otp.web.responses import (
-    HEADERS,
-    accepts_html,
-    folder,
-    page,
-    safe_path,
-    to_enrolment,
-    way,
-)
+from starlette_otp.web.responses import HEADERS, accepts_html, page, to_enrolment
 from starlette_otp.web.site import Site
+from starlette_otp.web.urls import folder, safe_path, way
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import verdict_of
 from starlette_otp.web.views import OTPEndpoint

@@ -26,7 +26,8 @@ from starlette_otp.exceptions import (
 )
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.login import login
-from starlette_otp.web.responses import HEADERS, folder, way
+from starlette_otp.web.responses import HEADERS
+from starlette_otp.web.urls import folder, way
 from starlette_otp.web.verdict import verdict_of
 
 
@@ -124,7 +125,7 @@ class ConfirmView(DeviceView):
     enrols = True
 
     async def refusal(self, request: Request) -> Response | None:
-        """None also for the second of two clicks, while the first one's answer is on its way."""
+        """On to the codes for the second of two clicks, of which the first has verified."""
         refusal = await super().refusal(request)
         if refusal is None or verdict_of(request).user is None or request.method != "POST":
             return refusal

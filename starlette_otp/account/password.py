@@ -10,7 +10,8 @@ from starlette_otp.account.forms import CurrentPasswordForm, NewPasswordForm
 from starlette_otp.exceptions import DeviceRejected
 from starlette_otp.web.login import log_in
 from starlette_otp.web.new_password import change_password
-from starlette_otp.web.responses import HEADERS, folder
+from starlette_otp.web.responses import HEADERS
+from starlette_otp.web.urls import folder
 from starlette_otp.web.verdict import verdict_of
 
 

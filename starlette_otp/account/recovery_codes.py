@@ -13,7 +13,7 @@ from starlette_otp.account.forms import CodesForm
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.service.enrolment import static_models
 from starlette_otp.service.notices import FEW_CODES
-from starlette_otp.web.responses import folder, way
+from starlette_otp.web.urls import folder, way
 from starlette_otp.web.verdict import verdict_of
 
 

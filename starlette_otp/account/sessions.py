@@ -14,7 +14,8 @@ from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.forms import ButtonForm
 from starlette_otp.account.words import browsers, label
 from starlette_otp.web.login import log_out
-from starlette_otp.web.responses import HEADERS, folder
+from starlette_otp.web.responses import HEADERS
+from starlette_otp.web.urls import folder
 from starlette_otp.web.verdict import session_id, verdict_of
 
 _MAX_DIGITS = 19

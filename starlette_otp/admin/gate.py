@@ -23,14 +23,10 @@ from starlette.websockets import WebSocket
 from starlette_otp.exceptions import is_away
 from starlette_otp.web.body import is_utf8
 from starlette_otp.web.forms import LogoutForm
-from starlette_otp.web.guards import (
-    REVERIFICATION_REQUIRED,
-    REVERIFY_PARAMETER,
-    refusal_problem,
-    refuse,
-)
+from starlette_otp.web.guards import refuse
 from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.problems import problem
+from starlette_otp.web.refusals import REVERIFICATION_REQUIRED, REVERIFY_PARAMETER, refusal_problem
 from starlette_otp.web.responses import HEADERS, accepts_html, unavailable
 from starlette_otp.web.verdict import verdict_of
 

@@ -12,9 +12,10 @@ from starlette_otp.admin.gate import AdminSite, allows
 from starlette_otp.devices.users import is_active
 from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm
-from starlette_otp.web.guards import REVERIFY_PARAMETER
 from starlette_otp.web.journal import login_failed
-from starlette_otp.web.responses import HEADERS, our_mount, page, safe_path, to_enrolment
+from starlette_otp.web.refusals import REVERIFY_PARAMETER
+from starlette_otp.web.responses import HEADERS, page, to_enrolment
+from starlette_otp.web.urls import our_mount, safe_path
 from starlette_otp.web.verdict import verdict_of
 from starlette_otp.web.views import LoginView, LogoutView
 

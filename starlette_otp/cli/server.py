@@ -25,10 +25,7 @@ from sqlalchemy.pool import NullPool
 
 from starlette_otp.cli.demo import create_app
 from starlette_otp.cli.migrations import upgrade
-from starlette_otp.devices.owner import table_of
-from starlette_otp.keyring import Keyring
 from starlette_otp.models import (
-    Device,
     EmailDevice,
     OTPSession,
     StaticDevice,
@@ -147,14 +144,12 @@ def _stop(server: PostgresServer) -> None:
 def _serve(url: str, data: Path, listener: socket.socket, former: dict[str, str] | None) -> None:
     keys = _load_keys(data) or _make_keys(data)
     upgrade(url)
-    # What is printed below is made before the application is.
-    TOTPDevice.issuer = "starlette-otp demo"
     # Cookies know no ports: another application on this host has its own.
     OTPSession.cookie_name = "demo_otp_session"
+    app = create_app(url, keys["secret_key"])
     lines = asyncio.run(_prepare(url, keys, former))
     for line in lines:
         click.echo(line)
-    app = create_app(url, keys["secret_key"])
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
     # An exception out of a handler is lost where it meets a callback of the interpreter's.
     signal.signal(signal.SIGTERM, lambda *_: setattr(server, "should_exit", True))
@@ -178,14 +173,13 @@ def _make_keys(data: Path) -> dict[str, str]:
 
 
 async def _prepare(url: str, keys: dict[str, str], former: dict[str, str] | None) -> list[str]:
-    """Make the users if there are none, and say how to log in.
+    """Make the users if there are none, and say how to log in; after the application's OTP.
 
     Args:
         url: the database; it may be one that others use, too.
         keys: this demo's.
         former: those of the demo that a reset throws away, with its users.
     """
-    Device.__keyring__ = Keyring(keys["secret_key"], table_of(Device).fullname)
     engine = create_async_engine(url, poolclass=NullPool, hide_parameters=True)
     async with async_sessionmaker(engine, expire_on_commit=False).begin() as session:
         user, is_new = await _user(session, USERNAME, keys, former)

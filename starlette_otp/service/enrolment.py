@@ -164,7 +164,7 @@ class Enrolment:
             device = await session.scalar(locked(query))
             if device is not None:
                 if keeps_one and await self._is_last(session, user, device):
-                    raise LastDevice(device)
+                    raise LastDevice
                 await session.delete(device)
             return device
 

@@ -67,6 +67,6 @@ class Requirement:
 
     async def is_lacking(self, user: Any) -> bool:
         """Whether a user has no device, who has to have one now or from some day on."""
-        if not self.is_set or await self.since(user) is None:
+        if await self.since(user) is None:
             return False
         return not await self._enrolment.user_has_device(user)

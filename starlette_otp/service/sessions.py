@@ -342,16 +342,15 @@ class Sessions:
 
         So a device that was not asked makes nothing fresh.
         """
-        columns = table_of(self._device_model).c
-        names = columns.last_used_at.key, columns.created_at.key
+        # As far as it is loaded: an instance that a commit has expired may have no session.
         known = vars(device) if isinstance(device, self._device_model) else {}
-        if any(name not in known for name in names):
+        if not {"last_used_at", "created_at"} <= known.keys():
+            columns = table_of(self._device_model).c
             query = select(columns.last_used_at, columns.created_at)
             found = await self._select_first(query.where(columns.id == self._id_of(device)))
-            known = {} if found is None else dict(zip(names, found, strict=True))
+            known = {} if found is None else found._mapping
         now = clock.now()
-        moments = (known.get(name) for name in names)
-        return min(now, next((moment for moment in moments if moment), now))
+        return min(now, known.get("last_used_at") or known.get("created_at") or now)
 
     def _id_of(self, device: Any) -> int:
         """The device's id, which an instance expired by a commit still knows; 0 for no device."""

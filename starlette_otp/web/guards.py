@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar, overload
-from urllib.parse import quote, unquote, urlencode
 from weakref import WeakSet
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
@@ -21,51 +19,25 @@ from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.web.backend import find_session
 from starlette_otp.web.origin import is_own_origin
-from starlette_otp.web.problems import problem
-from starlette_otp.web.responses import (
-    UNAVAILABLE,
-    accepts_html,
-    is_local,
-    local_url,
-    our_mount,
-    safe_path,
-    unavailable,
+from starlette_otp.web.refusals import (
+    ENROLMENT_REQUIRED,
+    FOREIGN_ORIGIN,
+    NOT_AUTHENTICATED,
+    NOT_VERIFIED,
+    REVERIFICATION_REQUIRED,
+    close_code,
+    refusal_response,
 )
-from starlette_otp.web.routing import endpoints, takes_get
+from starlette_otp.web.responses import UNAVAILABLE
+from starlette_otp.web.routing import endpoints
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NOT_AUTHENTICATED = "not_authenticated"
-NOT_VERIFIED = "not_verified"
-FOREIGN_ORIGIN = "foreign_origin"
-"""Of a websocket alone."""
-ENROLMENT_REQUIRED = "enrolment_required"
-"""The user has to have a device (`OTP(require_device=)`), and has none."""
-REVERIFICATION_REQUIRED = "reverification_required"
-REVERIFY_PARAMETER = "reverify"
-"""In the query of the login URL: the verified user is asked for a token again."""
 
-DETAILS = {
-    UNAVAILABLE: DatabaseUnavailable().detail,
-    NOT_AUTHENTICATED: "Please log in.",
-    NOT_VERIFIED: "Please verify with a one-time password.",
-    ENROLMENT_REQUIRED: "Please set up a second factor first.",
-    REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
-}
-_VARY = {"Vary": "Accept"}
 _LEEWAY = timedelta(seconds=5)
 """How far ahead of ours the clock of the server may be that verified the session."""
-_PATH_CHARACTERS = "/:@!$&'()*+,;=~"
-_QUERY_CHARACTERS = _PATH_CHARACTERS + "?%[]"
-STATUS = {
-    UNAVAILABLE: 503,
-    NOT_AUTHENTICATED: 401,
-    NOT_VERIFIED: 403,
-    ENROLMENT_REQUIRED: 403,
-    REVERIFICATION_REQUIRED: 403,
-}
 _GUARDS: WeakSet[Any] = WeakSet()
 _BARE: WeakSet[Any] = WeakSet()
 """The functions that requires_otp has made, and those that it has guarded."""
@@ -229,12 +201,6 @@ class RequiresOTPMiddleware:
         await self.app(scope, receive, send)
 
 
-def close_code(refusal: str) -> int:
-    """The code that a refused websocket is closed with (RFC 6455 section 7.4.1, and IANA)."""
-    # 1013 is "try again later", 1008 a policy.
-    return 1013 if refusal == UNAVAILABLE else 1008
-
-
 def _remember(func: Any) -> None:
     """Note that this function, and what it wraps, is guarded and should not be routed bare."""
     while inspect.isfunction(func) and func not in _GUARDS:
@@ -360,73 +326,3 @@ def _is_stale(verdict: Verdict, max_age: float | None) -> bool:
         return True
     age = clock.now() - verdict.verified_at
     return not -_LEEWAY <= age <= timedelta(seconds=max_age)
-
-
-def refusal_response(
-    request: Request,
-    refusal: str,
-    redirect_field_name: str,
-    login_url: str | None,
-    max_age: float | None = None,
-) -> Response:
-    """The answer to a request that may not pass: a redirect for browsers, else a problem.
-
-    Args:
-        request: the request.
-        refusal: why, by its code.
-        redirect_field_name: and the rest: the arguments of `requires_otp`.
-    """
-    if refusal == UNAVAILABLE:
-        return unavailable(request, our_mount(verdict_of(request)))
-    if accepts_html(request):
-        url = login_redirect(request, refusal, redirect_field_name, login_url)
-        return RedirectResponse(url, 303, {"Cache-Control": "no-store", **_VARY})
-    return refusal_problem(refusal, max_age, _VARY)
-
-
-def refusal_problem(
-    refusal: str, max_age: float | None = None, headers: Mapping[str, str] | None = None
-) -> Response:
-    """A refusal for programs; `max_age` is what a verification that has to be repeated may be."""
-    age = max_age if refusal == REVERIFICATION_REQUIRED else None
-    return problem(STATUS[refusal], refusal, DETAILS[refusal], headers, max_age=age)
-
-
-def login_redirect(
-    request: Request, refusal: str, redirect_field_name: str, login_url: str | None
-) -> str:
-    """The login URL with the way back in its query.
-
-    That is the very URL for GET and HEAD, else the page of this site that the request says it was
-    sent from, unless that takes no GET.
-    """
-    verdict = verdict_of(request)
-    wanted = login_url or verdict.otp.login_url
-    query = {}
-    back = _way_back(request, verdict)
-    if back is not None:
-        origin = f"{request.base_url.scheme}://{request.base_url.netloc}"
-        query[redirect_field_name] = back if is_local(wanted) else origin + back
-    if refusal == REVERIFICATION_REQUIRED:
-        query[REVERIFY_PARAMETER] = "1"
-    url = local_url(verdict, wanted)
-    return f"{url}{'&' if '?' in url else '?'}{urlencode(query)}" if query else url
-
-
-def _way_back(request: Request, verdict: Verdict) -> str | None:
-    """Where to go on after log-in; None for the default.
-
-    A browser comes back by GET, so what was sent otherwise has to be sent again, from the page
-    that it was sent from (RFC 9110 section 15.4.4).
-    """
-    if request.method not in ("GET", "HEAD"):
-        page = safe_path(request, request.headers.get("referer"))
-        path = unquote((page or "").partition("?")[0])
-        takes = page and takes_get(verdict.routes, request.scope, path, verdict.root_path)
-        return page if takes else None
-    # The scope has the path decoded; what was %25 or %3F has to come back as such.
-    path = quote(request.scope["path"], safe=_PATH_CHARACTERS)
-    # Not request.url: it does not take a query that is not ASCII, which some servers let through.
-    if request.scope["query_string"]:
-        path += "?" + quote(request.scope["query_string"], safe=_QUERY_CHARACTERS)
-    return path

@@ -16,8 +16,7 @@ async def hold_back(scope: Scope, verdict: Verdict) -> None:
     Where the password is enough for who has one, that is only who has none. A host's function that
     can't be asked holds back, too.
     """
-    otp = verdict.otp
-    if not otp.requirement.is_set or verdict.user is None or verdict.device is not None:
+    if verdict.user is None or verdict.device is not None:
         return
     try:
         is_held = await _has_to_wait(verdict)

@@ -88,7 +88,8 @@ class OTPMiddleware:
                 verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
                 verdict.is_due = found.is_due
         show(scope, verdict, getattr(scope.get("auth"), "scopes", ()))
-        await hold_back(scope, verdict)
+        if verdict.device is None and self.otp.requirement.is_set:
+            await hold_back(scope, verdict)
         await self.app(scope, receive, send)
         if verdict.is_due and verdict.session_id is not None:
             await self._note_seen(verdict.session_id)

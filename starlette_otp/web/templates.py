@@ -20,7 +20,7 @@ from starlette.templating import Jinja2Templates
 
 from starlette_otp.resources import TEMPLATES
 from starlette_otp.web.notice import failures_before
-from starlette_otp.web.responses import otp_urls
+from starlette_otp.web.urls import otp_urls
 
 Folder = str | PathLike[str]
 Templates = Folder | Sequence[Folder] | Jinja2Templates | None

@@ -18,19 +18,18 @@ from starlette_otp.web.base_form import BaseForm
 from starlette_otp.web.body import MAX_BODY, submitted
 from starlette_otp.web.browser import remember
 from starlette_otp.web.forms import LogoutForm, OTPAuthenticationForm, OTPTokenForm, PasswordForm
-from starlette_otp.web.guards import REVERIFY_PARAMETER
 from starlette_otp.web.held import let_in
 from starlette_otp.web.login import log_in, log_out, login
+from starlette_otp.web.refusals import REVERIFY_PARAMETER
 from starlette_otp.web.responses import (
     HEADERS,
     accepts_html,
-    local_url,
     page,
-    safe_path,
     to_enrolment,
     too_many,
     unavailable,
 )
+from starlette_otp.web.urls import local_url, safe_path
 from starlette_otp.web.user import device_of
 from starlette_otp.web.verdict import verdict_of
 
@@ -89,7 +88,9 @@ class LoginView(OTPEndpoint):
     async def refusal(self, request: Request) -> Response | None:
         """On to the enrolment, for who is signed in and has no device that could be asked."""
         verdict = verdict_of(request)
-        if verdict.user is None or verdict.device is not None or not verdict.otp.has_account_pages:
+        # Who posts has been shown the form: they have a device, or are told that they have none.
+        is_asked = verdict.user is not None and verdict.device is None and request.method != "POST"
+        if not is_asked or not verdict.otp.has_account_pages:
             return None
         if await verdict.otp.enrolment.user_has_device(verdict.user):
             return None

@@ -241,8 +241,8 @@ def test_what_goes_wrong_is_one_sentence(folder: Path) -> None:
 
 async def test_its_devices_have_twins_as_any_others(database_url: str, sessions: Sessions) -> None:
     """A token is spent for a second device of the same secret as one that the demo made."""
-    await _prepare(database_url, {"secret_key": SECRET_KEY, "password": PASSWORD}, None)
     otp = OTP(sessions, Device, secret_key=SECRET_KEY)
+    await _prepare(database_url, {"secret_key": SECRET_KEY, "password": PASSWORD}, None)
     async with sessions() as session:
         user = (await session.scalars(select(User).where(User.username == "alice"))).one()
         device = (await session.scalars(select(TOTPDevice))).one()
