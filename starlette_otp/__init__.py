@@ -45,6 +45,7 @@ from starlette_otp.signals import (
 )
 from starlette_otp.web.backend import SessionAuthBackend
 from starlette_otp.web.base_form import BaseForm
+from starlette_otp.web.claims import session_claims
 from starlette_otp.web.forms import (
     LogoutForm,
     OTPAuthenticationForm,
@@ -117,6 +118,7 @@ __all__ = [
     "otp_verified",
     "requires_otp",
     "secret_from_base32",
+    "session_claims",
     "session_id",
     "still_verified",
 ]

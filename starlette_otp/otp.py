@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.datastructures import Secret
@@ -17,7 +17,12 @@ from starlette_otp.account import routes as account_pages
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
+from starlette_otp.exceptions import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    install_hint,
+    is_missing,
+)
 from starlette_otp.keyring import Keyring
 from starlette_otp.mailer import Mailer
 from starlette_otp.service.attempts import Attempt
@@ -530,3 +535,22 @@ class OTP(Generic[D]):
         self.has_account_pages = self.has_account_pages or account
         pages = account_pages.routes() if account else ()
         return [*views.routes(login_view or views.LoginView), *pages]
+
+    def api_routes(self, transport: Literal["cookie", "bearer"] = "cookie") -> Sequence[BaseRoute]:
+        """The JSON routes, to mount; in FastAPI `OTPRouter` has the same with their document.
+
+        Args:
+            transport: how clients keep their session's token: "cookie" for pages of this site,
+                "bearer" for programs, which send it in `Authorization`.
+
+        Raises:
+            ConfigurationError: pydantic is missing, or there is no such transport.
+        """
+        try:
+            from starlette_otp.api.routes import routes
+        except ImportError as exc:
+            if not is_missing(exc, "pydantic"):
+                raise
+            hint = install_hint("api")
+            raise ConfigurationError(f"The JSON routes need pydantic: {hint}") from exc
+        return routes(transport)

@@ -16,7 +16,17 @@ PACKAGE = Path(starlette_otp.__file__).parent
 # Each room, and what it may touch of the libraries around it. It imports from the rooms above it,
 # wherever an import stands.
 GROUND = "exceptions clock oath keyring signals mailer resources"
-ROOMS = [*GROUND.split(), "devices", "models", "service", "web", "account", "admin", "fastapi"]
+ROOMS = [
+    *GROUND.split(),
+    "devices",
+    "models",
+    "service",
+    "web",
+    "account",
+    "api",
+    "admin",
+    "fastapi",
+]
 ROOMS += ["otp", "testing", "cli", "__main__"]
 NO_REQUEST = ("starlette.requests", "starlette.websockets", "starlette.routing", "starlette_wtf")
 NO_TRANSACTION = ("begin", "commit", "rollback", "begin_nested")
@@ -28,6 +38,7 @@ MAY_NOT_IMPORT = {
 }
 OPTIONAL = [
     "fastapi",
+    "pydantic",
     "sqladmin",
     "aiosmtplib",
     "click",

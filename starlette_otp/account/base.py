@@ -12,12 +12,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette_otp import clock
 from starlette_otp.account.words import ago, in_sentence, label, on_day
 from starlette_otp.web.forms import LogoutForm
-from starlette_otp.web.guards import refuse
+from starlette_otp.web.guards import Wanted, refuse
 from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
     REVERIFICATION_REQUIRED,
     login_redirect,
-    refusal_problem,
     refusal_response,
 )
 from starlette_otp.web.responses import HEADERS, accepts_html, page, to_enrolment
@@ -43,13 +42,8 @@ OFFERS_TO_END = ("added", "codes", "removed")
 
 
 class AccountView(OTPEndpoint):
-    """A page of the account.
-
-    Whoever has a confirmed device has to be verified. What changes the account wants more: a
-    verification at most `OTP(reauthenticate_after=)` seconds old, or without a device a password
-    as young, asked for before the page is shown. A host's own log-in that leaves no session of
-    ours, for users whose password nobody here can check, is taken at its word.
-    """
+    """A page of the account, for whom `account_refusal` lets see it; the rest is asked before it
+    is shown."""
 
     changes: ClassVar[bool] = True
     """Whether it changes the account, or leads to a change."""
@@ -60,25 +54,19 @@ class AccountView(OTPEndpoint):
 
     async def refusal(self, request: Request) -> Response | None:
         """The way to the log-in, or to the password; None for who may go on."""
-        verdict = verdict_of(request)
-        max_age = verdict.otp.reauthenticate_after if self.changes else None
-        refusal = await refuse(request, if_configured=True, max_age=max_age)
-        if refusal == ENROLMENT_REQUIRED and self.enrols:
-            refusal = None
+        refusal = await account_refusal(request, self.changes, self.enrols, self.asks_password)
+        if refusal is None:
+            return None
         if refusal == ENROLMENT_REQUIRED and accepts_html(request):
             return to_enrolment(request)
-        if refusal is not None:
-            return refusal_response(request, refusal, self.redirect_field_name, None, max_age)
-        if max_age is None or verdict.device is not None:
-            return None
-        if self.asks_password and can_ask_password(request):
-            return None
-        return None if await _is_fresh(request, max_age) else self._ask_again(request)
+        verdict = verdict_of(request)
+        max_age = verdict.otp.reauthenticate_after
+        has_no_device = refusal == REVERIFICATION_REQUIRED and verdict.device is None
+        if has_no_device and accepts_html(request):
+            return self._ask_password(request)
+        return refusal_response(request, refusal, self.redirect_field_name, None, max_age)
 
-    def _ask_again(self, request: Request) -> Response:
-        if not accepts_html(request):
-            max_age = site_of(request).reauthenticate_after
-            return refusal_problem(REVERIFICATION_REQUIRED, max_age, HEADERS)
+    def _ask_password(self, request: Request) -> Response:
         ours = folder(request).removeprefix(verdict_of(request).root_path.rstrip("/"))
         url = login_redirect(request, "", self.redirect_field_name, f"{ours}/reauthenticate")
         return RedirectResponse(url, 303, HEADERS)
@@ -117,6 +105,34 @@ class AccountView(OTPEndpoint):
         return RedirectResponse(wanted or overview, 303, HEADERS)
 
 
+async def account_refusal(
+    request: Request, changes: bool, enrols: bool = False, asks_password: bool = False
+) -> str | None:
+    """Why a request may not do something with the account of its user, by its code; or None.
+
+    Whoever has a confirmed device has to be verified. What changes the account wants more: a
+    verification at most `OTP(reauthenticate_after=)` seconds old, or without a device a password
+    as young. A host's own log-in that leaves no session of ours, for users whose password nobody
+    here can check, is taken at its word.
+
+    Args:
+        request: behind OTPMiddleware.
+        changes: whether it changes the account, or leads to a change.
+        enrols: whether it is for who has to set up a device before anything else, too.
+        asks_password: whether it asks for the password where there is no device.
+    """
+    verdict = verdict_of(request)
+    max_age = verdict.otp.reauthenticate_after if changes else None
+    refusal = await refuse(request, Wanted(if_configured=True, max_age=max_age))
+    if refusal is not None and not (enrols and refusal == ENROLMENT_REQUIRED):
+        return refusal
+    if max_age is None or verdict.device is not None:
+        return None
+    if asks_password and can_ask_password(request):
+        return None
+    return None if await _is_fresh(request, max_age) else REVERIFICATION_REQUIRED
+
+
 def site_of(request: Request) -> Site:
     """The OTP of this request."""
     return verdict_of(request).otp
@@ -138,5 +154,5 @@ async def _is_fresh(request: Request, max_age: float) -> bool:
     session_id = verdict_of(request).session_id
     if session_id is None:
         return not can_ask_password(request)
-    since = await site_of(request).session_list.begun_at(session_id)
-    return since is not None and clock.now() - since <= timedelta(seconds=max_age)
+    span = await site_of(request).session_list.span(session_id)
+    return span is not None and clock.now() - span[0] <= timedelta(seconds=max_age)

@@ -8,6 +8,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette_otp.account.base import AccountView, can_ask_password, site_of, user_of
 from starlette_otp.account.forms import CurrentPasswordForm, NewPasswordForm
 from starlette_otp.exceptions import DeviceRejected
+from starlette_otp.web.claims import PASSWORD
 from starlette_otp.web.login import log_in
 from starlette_otp.web.new_password import change_password
 from starlette_otp.web.responses import HEADERS
@@ -85,7 +86,7 @@ class ReauthenticateView(AccountView):
         form = await CurrentPasswordForm.from_formdata(request)
         is_good = await form.validate_on_submit() and can_ask_password(request)
         if is_good and await form.check_current(user_of(request)):
-            await log_in(request, verdict_of(request).user)
+            await log_in(request, verdict_of(request).user, amr=[PASSWORD])
             return self.finish(request)
         return self._show(request, form)
 

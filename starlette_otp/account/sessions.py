@@ -74,7 +74,7 @@ class EndView(AccountView):
         form = await ButtonForm.from_formdata(request)
         if not await form.validate_on_submit():
             return await show_sessions(self, request, form)
-        wanted = _number(request.path_params["id"])
+        wanted = number(request.path_params["id"])
         if wanted == session_id(request):
             await log_out(request)
             return RedirectResponse(f"{folder(request)}/login", 303, HEADERS)
@@ -106,7 +106,7 @@ def _ended(request: Request, done: str) -> Response:
     return RedirectResponse(f"{folder(request)}/sessions?done={done}", 303, HEADERS)
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
     """A row's id, or 0 for what can't be one."""
     is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
     return int(text) if is_number else 0

@@ -23,7 +23,7 @@ from starlette.websockets import WebSocket
 from starlette_otp.exceptions import is_away
 from starlette_otp.web.body import is_utf8
 from starlette_otp.web.forms import LogoutForm
-from starlette_otp.web.guards import refuse
+from starlette_otp.web.guards import Wanted, refuse
 from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.problems import problem
 from starlette_otp.web.refusals import REVERIFICATION_REQUIRED, REVERIFY_PARAMETER, refusal_problem
@@ -112,7 +112,7 @@ class Gate:
             receive = _replay(body, receive)
         elif not _LEADS_TO_CHANGES.match(path):
             return None, receive
-        stale = await refuse(request, max_age=self.site.max_age) is not None
+        stale = await refuse(request, Wanted(max_age=self.site.max_age)) is not None
         return (_ask_again(request, self.site.max_age) if stale else None), receive
 
     async def _error(self, request: Request, status_code: int, code: str, message: str) -> Response:
@@ -176,7 +176,8 @@ def _ask_again(request: Request, max_age: float | None) -> Response:
     headers = {**HEADERS, "Vary": f"Accept, {CSRF_HEADER}"}
     if accepts_html(request) and CSRF_HEADER not in request.headers:
         return RedirectResponse(url, 303, headers)
-    return refusal_problem(REVERIFICATION_REQUIRED, max_age, {**headers, "Location": url})
+    headers["Location"] = url
+    return refusal_problem(verdict_of(request), REVERIFICATION_REQUIRED, max_age, headers)
 
 
 def _login_url(request: Request, more: dict[str, str] | None = None) -> str:

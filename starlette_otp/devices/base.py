@@ -70,6 +70,9 @@ class DeviceMixin(WordsMixin, ThrottlingMixin, TimestampMixin, SealedSecretMixin
     __login_throttle_model__: ClassVar[type[Any] | None] = None
     __challenge_limit_model__: ClassVar[type[Any] | None] = None
 
+    amr: ClassVar[str] = "otp"
+    """What verifying with this kind is called where sessions are described (RFC 8176): "sms"."""
+
     enrollable: ClassVar[bool] = True
     """Whether people may add such a device to their account themselves, on the account pages."""
     enrolment_fields: ClassVar[Sequence[str]] = ()

@@ -15,6 +15,7 @@ from starlette_otp.devices.owner import table_of, user_id_column
 
 MAX_USER_AGENT = 255
 """Characters that are kept of a browser's name."""
+MAX_AMR = 128
 
 
 def as_timedelta(age: timedelta | float) -> timedelta:
@@ -59,8 +60,11 @@ class OTPSessionMixin(TableMixin):
     seen_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
     """When a request had it last; written once in ten minutes."""
     user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
+    amr: Mapped[str | None] = mapped_column(String(MAX_AMR))
+    """How its user was authenticated before any device, as RFC 8176 names it, by spaces; None: by
+    their password."""
     password_fingerprint: Mapped[str] = mapped_column(String(64))
-    """Of the token, the former one, the user and the hash of their password."""
+    """Of the token, the former one, the user, the hash of their password, and `amr`."""
     device_fingerprint: Mapped[str | None] = mapped_column(String(64))
     """Of the token, the device that verified it, and when; of a ticket: of the user's devices, and
     when each was used last before it."""

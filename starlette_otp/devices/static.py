@@ -7,11 +7,13 @@ import hmac
 import re
 import secrets
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
+    DateTime,
     ForeignKey,
     Identity,
     String,
@@ -26,7 +28,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession, async_object_session
 from sqlalchemy.orm import Mapped, Mapper, declared_attr, mapped_column
 
-from starlette_otp import oath
+from starlette_otp import clock, oath
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.owner import is_clean_text, table_of
@@ -126,7 +128,7 @@ class StaticDeviceMixin(DeviceMixin):
             await self._widen(token)
         if not inspect(self).has_identity:
             await session.flush()
-        row = {"device_id": self.id, "digest": self.digests(token)[0]}
+        row = self._row(token)
         await session.execute(insert(self._tokens()).values(row).on_conflict_do_nothing())
         return token
 
@@ -172,10 +174,12 @@ class StaticDeviceMixin(DeviceMixin):
         self.token_shape, self.digit_lengths = TokenShape.MADE, None
         made_tokens = [make_token() for _ in range(n)]
         if made_tokens:
-            digests = [self.digests(token)[0] for token in made_tokens]
-            rows = [{"device_id": self.id, "digest": digest} for digest in digests]
-            await session.execute(insert(tokens), rows)
+            await session.execute(insert(tokens), [self._row(token) for token in made_tokens])
         return made_tokens
+
+    def _row(self, token: str) -> dict[str, Any]:
+        now = clock.now()
+        return {"device_id": self.id, "digest": self.digests(token)[0], "created_at": now}
 
     def digests(self, token: str) -> list[str]:
         """The token's digest; and with look-alikes mended, for what was read off paper."""
@@ -207,6 +211,7 @@ class StaticTokenMixin(TableMixin):
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

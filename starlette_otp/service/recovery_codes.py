@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, func, select, update
@@ -37,14 +38,25 @@ class RecoveryCodes:
 
     async def left(self, user: object) -> int:
         """`OTP.recovery_codes_left`."""
-        tokens: Any = static_model(self._device_model).__static_token_model__
-        devices = self._devices_of(user).order_by(None)
-        query = select(func.count(tokens.id)).where(
-            tokens.device_id.in_(devices.with_only_columns(self._device_model.id))
-        )
+        return (await self.left_since(user))[0]
 
-        async def work(session: AsyncSession) -> int:
-            return await session.scalar(query) or 0
+    async def left_since(self, user: object) -> tuple[int, datetime | None]:
+        """How many codes the user has left, and when they were made, the newest of them.
+
+        Raises:
+            ConfigurationError: there is no static device's class.
+        """
+        model = self._device_model
+        tokens: Any = static_model(model).__static_token_model__
+        its_device = tokens.device_id == model.id
+        codes = self._devices_of(user).order_by(None).join(tokens, its_device)
+        # Those of before there was that column are as old as their device, at most.
+        made_at = func.max(func.coalesce(tokens.created_at, model.created_at))
+        query = codes.with_only_columns(func.count(tokens.id), made_at)
+
+        async def work(session: AsyncSession) -> tuple[int, datetime | None]:
+            left, since = (await session.execute(query)).one()
+            return left, since
 
         return await self._transactions.read(work)
 

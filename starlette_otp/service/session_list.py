@@ -50,12 +50,12 @@ class SessionList:
         # One from before a new password is nobody's, and is cleared away in time.
         return [row for row in rows if self._rows.is_of(row, user)]
 
-    async def begun_at(self, session_id: int) -> datetime | None:
-        """When a session began, which is when its user's password was accepted last; or None."""
+    async def span(self, session_id: int) -> tuple[datetime, datetime] | None:
+        """When a session began, its user's password accepted, and when it ends; None if it has."""
         row = self._rows.table.c
-        query = select(row.created_at).where(row.id == session_id)
+        query = select(row.created_at, row.expires_at).where(row.id == session_id)
         found = await self._transactions.read(self._rows.running(query))
-        return found[0][0] if found else None
+        return tuple(found[0]) if found else None
 
     async def end(self, user: object, session_id: int) -> bool:
         """`OTP.end_session`."""

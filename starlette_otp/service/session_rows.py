@@ -66,6 +66,7 @@ class Held(NamedTuple):
     former_digest: str | None
     password_fingerprint: str
     device_fingerprint: str | None
+    amr: str | None
     kind: str | None
 
 
@@ -106,8 +107,8 @@ class SessionRows:
 
     def sign(self, row: dict[str, Any], user: Any, purpose: Purpose = "session") -> None:
         """Add a row's fingerprints, by its other columns and the user's password."""
-        former, owner = row.get("former_digest"), row["user_id"]
-        bound_secret = _whose(row["token_digest"], former, owner, password_hash(user))
+        former, owner, amr = row.get("former_digest"), row["user_id"], row.get("amr")
+        bound_secret = _whose(row["token_digest"], former, owner, password_hash(user), amr)
         row["password_fingerprint"] = self._keyring.digests(f"whose {purpose}", bound_secret)[0]
         row["device_fingerprint"] = None
         if row["verified_at"] is not None:
@@ -116,7 +117,8 @@ class SessionRows:
 
     def is_of(self, row: Any, user: Any, purpose: Purpose = "session") -> bool:
         """Whether a row is as it was signed for this user and their password."""
-        bound_secret = _whose(row.token_digest, row.former_digest, row.user_id, password_hash(user))
+        former, owner = row.former_digest, row.user_id
+        bound_secret = _whose(row.token_digest, former, owner, password_hash(user), row.amr)
         return self._keyring.digest_matches(
             f"whose {purpose}", bound_secret, row.password_fingerprint
         )
@@ -345,8 +347,12 @@ def _defaults(table: Table, given: dict[Any, Any]) -> dict[Any, Any]:
     return made
 
 
-def _whose(digest: str, former_digest: str | None, owner: Any, password_hash: str) -> str:
-    return "\0".join((digest, former_digest or "", str(owner), password_hash))
+def _whose(
+    digest: str, former_digest: str | None, owner: Any, password_hash: str, amr: str | None
+) -> str:
+    bound_secret = "\0".join((digest, former_digest or "", str(owner), password_hash))
+    # Rows from before there was one are as they were.
+    return bound_secret if amr is None else f"{bound_secret}\0{amr}"
 
 
 def _verified(digest: str, device_id: int | None, at: datetime) -> str:

@@ -38,7 +38,7 @@ class Found:
     """What a session's row says: the user, the device that verified them, and when.
 
     `own` says that the user object is this request's alone, `is_due` that it is to be noted that
-    the session was seen.
+    the session was seen; `amr` is as the row has it.
     """
 
     user: Any
@@ -47,6 +47,7 @@ class Found:
     session_id: int | None
     own: bool = False
     is_due: bool = False
+    amr: str | None = None
 
 
 @dataclass(slots=True)
@@ -133,8 +134,8 @@ class Sessions:
             return None
         is_due = not is_former and self._is_due(held, now)
         if is_former or not await self._is_verified(held, device):
-            return Found(user, None, None, held.id, is_own, is_due)
-        return Found(user, device, held.verified_at, held.id, is_own, is_due)
+            return Found(user, None, None, held.id, is_own, is_due, held.amr)
+        return Found(user, device, held.verified_at, held.id, is_own, is_due, held.amr)
 
     async def _is_good(self, held: Held, user: Any | None) -> bool:
         """Whether a row is the user's; that of an inactive one goes, and does not come back."""
@@ -196,6 +197,8 @@ class Sessions:
         user_agent: str = "",
         former_token: object = None,
         former_id: int | None = None,
+        amr: str | None = None,
+        since: datetime | None = None,
     ) -> Begun:
         """Begin a session; the former one of the same client ends, and the user's tickets do.
 
@@ -205,6 +208,8 @@ class Sessions:
             user_agent: the client's name.
             former_token: what the client held before.
             former_id: the row of that session, where it is known.
+            amr: how the user was authenticated, if not by their password.
+            since: when that was, if not now.
 
         Raises:
             ValueError: the user is nobody.
@@ -212,6 +217,7 @@ class Sessions:
         """
         verified_at = None if device is None else await self._accepted_at(device)
         token, row = self._new_row(user, device, verified_at, user_agent)
+        row["amr"], row["created_at"] = amr, since or row["created_at"]
         self._rows.sign(row, await loaded(self._transactions, user))
         owner, former = row["user_id"], self._rows.row_of(former_token, former_id)
         replaced = or_(false() if former is None else former, self._rows.tickets_of(owner))
@@ -233,6 +239,7 @@ class Sessions:
         user_agent: str = "",
         verified_at: datetime | None = None,
         forget_former: bool = False,
+        amr: str | None = None,
     ) -> Begun:
         """Give a session a new token and the device that has just verified its user (ASVS 7.2.4).
 
@@ -245,6 +252,7 @@ class Sessions:
             verified_at: when that was, if it was not its last token: the session goes on, and the
                 device has to verify it still.
             forget_former: what the client holds is worth nothing from now on.
+            amr: as the row has it.
 
         Raises:
             ValueError: the user is nobody.
@@ -256,7 +264,7 @@ class Sessions:
         # By its old token, too: a log-out or another log-in has ended or renewed it meanwhile.
         former, now = self._rows.digests(former_token), clock.now()
         row["former_digest"] = former[0] if former and not forget_former else None
-        row["former_until"] = now + _FORMER_AGE
+        row["former_until"], row["amr"] = now + _FORMER_AGE, amr
         self._rows.sign(row, await loaded(self._transactions, user))
         values = {**self._rows.named(former), **self._rows.renewed(row)}
         values |= {"otp__now": now, "otp__max_age": self._max_age}

@@ -146,17 +146,22 @@ class BaseForm(StarletteForm):  # type: ignore[misc]  # starlette-wtf is untyped
 
     @property
     def asking_browser(self) -> str | None:
-        """What tells this browser from others: a digest of the secret of its CSRF tokens.
-
-        It is in the session before the log-in already, and new after it.
-        """
-        secret = self._request.session.get(CSRF_KEY)
-        return hashlib.sha256(secret.encode()).hexdigest() if isinstance(secret, str) else None
+        """What tells this browser from others."""
+        return asking_browser(self._request)
 
     @property
     def otp(self) -> Site:
         """The OTP of this request."""
         return verdict_of(self._request).otp
+
+
+def asking_browser(request: Request) -> str | None:
+    """What tells a browser from others: a digest of the secret of its CSRF tokens.
+
+    It is in the session before the log-in already, and new after it.
+    """
+    secret = request.session.get(CSRF_KEY)
+    return hashlib.sha256(secret.encode()).hexdigest() if isinstance(secret, str) else None
 
 
 def merged(form_class: type[Any], attribute: str) -> dict[str, str]:

@@ -37,7 +37,7 @@ async def submitted(request: Request) -> Any:
         except FormParserError:  # of which Starlette 1.6 makes no answer
             raise HTTPException(400, "Invalid multipart data.") from None
     for name, secret_or_text in data.multi_items():
-        if not _is_text(secret_or_text):
+        if not is_text(secret_or_text):
             await request.close()
             raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
     return data
@@ -53,7 +53,7 @@ def is_utf8(request: Request) -> bool:
     return options.get(b"charset", b"utf-8").lower() in _CHARSETS
 
 
-def _is_text(secret_or_text: object) -> bool:
+def is_text(secret_or_text: object) -> bool:
     """Whether it can be shown again: no file or number, and no lone surrogate inside."""
     if not isinstance(secret_or_text, str):
         return False

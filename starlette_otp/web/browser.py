@@ -51,6 +51,10 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
     A password alone makes no browser known: who has stolen one would collect tries for the next.
     """
     otp = verdict.otp
+    if verdict.bearer is not None:
+        # It keeps no cookie: whenever it signs in, it may be another.
+        verdict.new_browser = verdict.session_id is None
+        return
     mine = _owner(otp, user)
     name, _, owner = str(conn.session.pop(NAME_KEY, "")).partition(" ")
     # Whose it is, for the notice of a new browser; and the name that was typed, for its tries.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from datetime import timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
@@ -17,7 +17,9 @@ from starlette.websockets import WebSocket
 
 from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
-from starlette_otp.web.backend import find_session
+from starlette_otp.service.sessions import Found
+from starlette_otp.web.backend import find_session, look_up
+from starlette_otp.web.held import hold_back
 from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
@@ -25,15 +27,33 @@ from starlette_otp.web.refusals import (
     NOT_AUTHENTICATED,
     NOT_VERIFIED,
     REVERIFICATION_REQUIRED,
+    SESSION_EXPIRED,
     close_code,
     refusal_response,
 )
 from starlette_otp.web.responses import UNAVAILABLE
 from starlette_otp.web.routing import endpoints
 from starlette_otp.web.user import unwrapped
-from starlette_otp.web.verdict import Verdict, verdict_of
+from starlette_otp.web.verdict import Verdict, show, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a guard asks for: the arguments of `requires_otp` that say who passes.
+
+    Raises:
+        ConfigurationError: `accept_amr` is a text.
+    """
+
+    if_configured: bool = False
+    max_age: float | None = None
+    accept_amr: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.accept_amr, str):
+            raise ConfigurationError('accept_amr takes a list of names, as ("mfa",).')
 
 
 _LEEWAY = timedelta(seconds=5)
@@ -55,6 +75,7 @@ def requires_otp(
     login_url: str | None = None,
     if_configured: bool = False,
     max_age: float | None = None,
+    accept_amr: Sequence[str] = (),
 ) -> Callable[[F], F]: ...
 
 
@@ -65,6 +86,7 @@ def requires_otp(
     login_url: str | None = None,
     if_configured: bool = False,
     max_age: float | None = None,
+    accept_amr: Sequence[str] = (),
 ) -> Any:
     """Let only verified users through; on functions, endpoint methods and websockets.
 
@@ -80,6 +102,8 @@ def requires_otp(
         if_configured: let an authenticated user pass who has no confirmed device, of any kind,
             whether this process declares it or not.
         max_age: seconds; who was verified longer ago verifies again (step-up, ASVS 7.5.3).
+        accept_amr: what may stand for a device: names of RFC 8176, as ("mfa",), of which the
+            session began with one, by `log_in(amr=)`. It is as old as the log-in.
 
     Under a decorator that makes a route it goes last, next to the function: above it the route is
     open. OTPMiddleware refuses all requests to an application that has such a route.
@@ -94,7 +118,9 @@ def requires_otp(
             login_url=login_url,
             if_configured=if_configured,
             max_age=max_age,
+            accept_amr=accept_amr,
         )
+    wanted = Wanted(if_configured, max_age, accept_amr)
     name, place = _connection_argument(func)
     _remember(func)
 
@@ -111,7 +137,7 @@ def requires_otp(
         @functools.wraps(func)
         async def guarded_websocket(*args: Any, **kwargs: Any) -> None:
             websocket: WebSocket = connection(args, kwargs)
-            refusal = await refuse(websocket, if_configured=if_configured, max_age=max_age)
+            refusal = await refuse(websocket, wanted)
             if refusal is None:
                 await func(*args, **kwargs)
             else:
@@ -125,7 +151,7 @@ def requires_otp(
     @functools.wraps(func)
     async def guarded(*args: Any, **kwargs: Any) -> Any:
         request: Request = connection(args, kwargs)
-        refusal = await refuse(request, if_configured=if_configured, max_age=max_age)
+        refusal = await refuse(request, wanted)
         if refusal is not None:
             return refusal_response(request, refusal, redirect_field_name, login_url, max_age)
         if is_async:
@@ -177,24 +203,23 @@ class RequiresOTPMiddleware:
         login_url: str | None = None,
         if_configured: bool = False,
         max_age: float | None = None,
+        accept_amr: Sequence[str] = (),
     ) -> None:
         self.app = app
         self._redirect = redirect_field_name, login_url
-        self._wanted: dict[str, Any] = {"if_configured": if_configured, "max_age": max_age}
+        self._wanted = Wanted(if_configured, max_age, accept_amr)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             request = Request(scope, receive, send)
-            refusal = await refuse(request, **self._wanted)
+            refusal = await refuse(request, self._wanted)
             if refusal is not None:
-                response = refusal_response(
-                    request, refusal, *self._redirect, self._wanted["max_age"]
-                )
+                response = refusal_response(request, refusal, *self._redirect, self._wanted.max_age)
                 await response(scope, receive, send)
                 return
         elif scope["type"] == "websocket":
             websocket = WebSocket(scope, receive, send)
-            refusal = await refuse(websocket, **self._wanted)
+            refusal = await refuse(websocket, self._wanted)
             if refusal is not None:
                 await websocket.close(close_code(refusal), reason=refusal)
                 return
@@ -232,14 +257,27 @@ def _is_async(func: Any) -> bool:
     return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
 
 
-async def refuse(
-    conn: HTTPConnection, *, if_configured: bool = False, max_age: float | None = None
-) -> str | None:
+async def refuse(conn: HTTPConnection, wanted: Wanted) -> str | None:
     """Why this request may not pass, as one of the codes above, or None: the guards' one rule."""
     verdict = verdict_of(conn)
     if conn.scope["type"] == "websocket" and not _is_from_here(conn, verdict):
         return FOREIGN_ORIGIN
-    return await _refusal(verdict, if_configured, max_age)
+    return await _refusal(verdict, wanted)
+
+
+async def verified_as(conn: HTTPConnection, user: Any) -> None:
+    """Let a request be that of a user whom the host found after OTPMiddleware had seen it."""
+    verdict = verdict_of(conn)
+    key = verdict.otp.device_model.user_key
+    if verdict.away:
+        return
+    wanted = key(unwrapped(user))
+    if wanted is None or verdict.known is None or key(verdict.known) != wanted:
+        verdict.held = verdict.device_due = None
+        verdict.take(Found(None, None, None, None))
+        await look_up(conn, verdict, unwrapped(user))
+        show(conn.scope, verdict, ["authenticated"])
+        await hold_back(conn.scope, verdict)
 
 
 def _is_from_here(websocket: HTTPConnection, verdict: Verdict) -> bool:
@@ -254,7 +292,11 @@ def _is_from_here(websocket: HTTPConnection, verdict: Verdict) -> bool:
 
 
 async def still_verified(
-    conn: HTTPConnection, *, if_configured: bool = False, max_age: float | None = None
+    conn: HTTPConnection,
+    *,
+    if_configured: bool = False,
+    max_age: float | None = None,
+    accept_amr: Sequence[str] = (),
 ) -> bool:
     """Whether the guard would let this connection pass now: the database is asked again.
 
@@ -267,6 +309,7 @@ async def still_verified(
         conn: a websocket, or a request whose answer takes long, behind OTPMiddleware.
         if_configured: as of the guard that let it pass.
         max_age: as of the guard.
+        accept_amr: as of the guard.
 
     Returns:
         False also where the database is away.
@@ -280,7 +323,8 @@ async def still_verified(
         if not is_away(exc):
             raise
         return False
-    return now is not None and await _refusal(now, if_configured, max_age) is None
+    wanted = Wanted(if_configured, max_age, accept_amr)
+    return now is not None and await _refusal(now, wanted) is None
 
 
 async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
@@ -296,33 +340,44 @@ async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
     # What was not verified when it was opened may have come with a token from before the
     # verification, which is worth no more for it (ASVS 7.2.4).
     device = None if verdict.device is None else found.device
-    return replace(verdict, user=found.user, device=device, verified_at=found.verified_at)
+    return replace(
+        verdict, user=found.user, device=device, verified_at=found.verified_at, amr=found.amr
+    )
 
 
-async def _refusal(verdict: Verdict, if_configured: bool, max_age: float | None) -> str | None:
+async def _refusal(verdict: Verdict, wanted: Wanted) -> str | None:
     if verdict.away:
         return UNAVAILABLE
     if verdict.held is not None:
         return ENROLMENT_REQUIRED if verdict.device_due is not None else NOT_VERIFIED
     if verdict.user is None:
-        return NOT_AUTHENTICATED
-    if verdict.device is None:
-        if not if_configured:
-            return NOT_VERIFIED
-        otp, user = verdict.otp, unwrapped(verdict.user)
-        try:
-            if await otp.enrolment.user_has_device(user):
-                return NOT_VERIFIED
-            return ENROLMENT_REQUIRED if await otp.requirement.is_due(user) else None
-        except DatabaseUnavailable:
-            return UNAVAILABLE
-    return REVERIFICATION_REQUIRED if _is_stale(verdict, max_age) else None
+        return SESSION_EXPIRED if verdict.is_expired else NOT_AUTHENTICATED
+    if verdict.device is not None:
+        return REVERIFICATION_REQUIRED if is_stale(verdict.verified_at, wanted.max_age) else None
+    try:
+        return await _refusal_without_device(verdict, wanted)
+    except DatabaseUnavailable:
+        return UNAVAILABLE
 
 
-def _is_stale(verdict: Verdict, max_age: float | None) -> bool:
+async def _refusal_without_device(verdict: Verdict, wanted: Wanted) -> str | None:
+    otp, user = verdict.otp, unwrapped(verdict.user)
+    if verdict.amr and not set(wanted.accept_amr).isdisjoint(verdict.amr.split()):
+        # It was no device of ours, and is as old as the session.
+        if wanted.max_age is None or verdict.session_id is None:
+            return None
+        span = await otp.session_list.span(verdict.session_id)
+        return None if span and not is_stale(span[0], wanted.max_age) else REVERIFICATION_REQUIRED
+    if not wanted.if_configured or await otp.enrolment.user_has_device(user):
+        return NOT_VERIFIED
+    return ENROLMENT_REQUIRED if await otp.requirement.is_due(user) else None
+
+
+def is_stale(verified_at: datetime | None, max_age: float | None) -> bool:
+    """Whether that was longer ago than `max_age` seconds."""
     if max_age is None:
         return False
-    if verdict.verified_at is None:
+    if verified_at is None:
         return True
-    age = clock.now() - verdict.verified_at
+    age = clock.now() - verified_at
     return not -_LEEWAY <= age <= timedelta(seconds=max_age)

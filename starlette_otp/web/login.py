@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
+from starlette_otp.web.claims import joined_amr
 from starlette_otp.web.held import hold_back
 from starlette_otp.web.journal import logged_in, logged_out, new_browser
 from starlette_otp.web.notice import note_failures
@@ -19,7 +21,7 @@ from starlette_otp.web.user import device_of, unwrapped
 from starlette_otp.web.verdict import Verdict, show, show_nobody, verdict_of
 
 
-async def log_in(request: Request, user: Any) -> None:
+async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = None) -> None:
     """Begin the session of an authenticated user, in place of the former one.
 
     What the host keeps in `request.session` stays if it is theirs, or was nobody's until now; what
@@ -32,8 +34,11 @@ async def log_in(request: Request, user: Any) -> None:
     Args:
         request: behind OTPMiddleware.
         user: the user whose first factor was accepted.
+        amr: how, by the names of RFC 8176, if not by their password: what an OpenID provider says
+            in its own `amr`, which `requires_otp(accept_amr=)` may let count.
 
     Raises:
+        ValueError: these are no such names.
         DeviceRejected: the user's `otp_device` is not theirs, not confirmed, or gone; or the
             verified session that was to go on has ended.
         DatabaseUnavailable: the database is away; the session is as it was.
@@ -42,10 +47,13 @@ async def log_in(request: Request, user: Any) -> None:
     former, was_device = verdict.known, verdict.device
     device = device_of(user)
     is_same = user is former and device is was_device
-    if is_same and device is not None and verdict.session_id is not None:
+    given = joined_amr(amr)
+    if is_same and device is not None and verdict.session_id is not None and amr is None:
         begun = await _go_on(request, verdict, verdict.session_id, user)
     else:
-        begun = await _begin(request, verdict, user, device)
+        kept = await _kept(verdict) if is_same and amr is None else (given, None)
+        begun = await _begin(request, verdict, user, device, *kept)
+        verdict.amr = kept[0]
     noted = request.session.get(NAME_KEY)
     if device is not None:
         remember(request, verdict, user)
@@ -78,7 +86,7 @@ async def go_on(request: Request, user: Any) -> None:
     if verdict.device is not None and verdict.session_id is not None:
         begun = await _go_on(request, verdict, verdict.session_id, user)
     else:
-        begun = await _begin(request, verdict, user, None)
+        begun = await _begin(request, verdict, user, None, *await _kept(verdict))
     _take_over(request, verdict, user)
     verdict.user, verdict.own = user, False
     _enter(request, verdict, begun, verdict.device, request.auth.scopes)
@@ -134,7 +142,8 @@ async def log_out(request: Request) -> None:
     verdict.user = verdict.held = verdict.device_due = verdict.device = verdict.verified_at = (
         verdict.session_id
     ) = None
-    verdict.token, verdict.is_due = None, False
+    verdict.token, verdict.is_due, verdict.amr = None, False, None
+    verdict.bearer = None if verdict.bearer is None else ""
     if token is not None:
         _tell(request, verdict)
     show_nobody(request.scope)
@@ -142,13 +151,30 @@ async def log_out(request: Request) -> None:
         await logged_out(verdict.otp, request, user, device, "log_out")
 
 
-async def _begin(request: Request, verdict: Verdict, user: Any, device: Any) -> Begun:
+async def _kept(verdict: Verdict) -> tuple[str | None, datetime | None]:
+    """What another than the password said of the user, and when: nothing makes it fresh."""
+    if verdict.amr is None or verdict.session_id is None:
+        return None, None
+    span = await verdict.otp.session_list.span(verdict.session_id)
+    return verdict.amr, None if span is None else span[0]
+
+
+async def _begin(
+    request: Request,
+    verdict: Verdict,
+    user: Any,
+    device: Any,
+    amr: str | None = None,
+    since: datetime | None = None,
+) -> Begun:
     return await verdict.otp.sessions.begin(
         unwrapped(user),
         device,
         user_agent=_agent(request),
         former_token=_token(request, verdict),
         former_id=verdict.session_id,
+        amr=amr,
+        since=since,
     )
 
 
@@ -156,7 +182,9 @@ async def _renew(
     request: Request, verdict: Verdict, user: Any, device: Any, session_id: int
 ) -> Begun:
     token, agent = _token(request, verdict), _agent(request)
-    return await verdict.otp.sessions.renew(unwrapped(user), device, session_id, token, agent)
+    return await verdict.otp.sessions.renew(
+        unwrapped(user), device, session_id, token, agent, amr=verdict.amr
+    )
 
 
 async def _go_on(request: Request, verdict: Verdict, session_id: int, user: Any) -> Begun:
@@ -169,6 +197,7 @@ async def _go_on(request: Request, verdict: Verdict, session_id: int, user: Any)
         _agent(request),
         verdict.verified_at,
         forget_former=True,
+        amr=verdict.amr,
     )
 
 
@@ -188,11 +217,14 @@ def _take_over(request: Request, verdict: Verdict, user: Any) -> None:
 
 def _token(request: Request, verdict: Verdict) -> str | None:
     """What the client holds, or will hold after this answer."""
-    return verdict.token or verdict.otp.cookie.token(request)
+    held = verdict.bearer if verdict.bearer is not None else verdict.otp.cookie.token(request)
+    return verdict.token or held
 
 
 def _tell(request: Request, verdict: Verdict) -> None:
-    """Let the answer say what the client shall hold from now on."""
+    """Let the answer say what the client shall hold from now on; a bearer is told in its body."""
+    if verdict.bearer is not None:
+        return
     cookie = verdict.otp.cookie
     verdict.set_cookie = cookie.header(request.scope.get("scheme", "http"), verdict.token)
 

@@ -12,9 +12,9 @@ from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
-from starlette_otp.service.sessions import Found
-from starlette_otp.web.backend import FOUND, find_session
+from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
+from starlette_otp.web.backend import FOUND, look_up
+from starlette_otp.web.bearer import BEARER
 from starlette_otp.web.cookie import LOOKED
 from starlette_otp.web.guards import refuse_open_routes
 from starlette_otp.web.held import hold_back
@@ -34,6 +34,9 @@ class OTPMiddleware:
     costs no SQL; behind another backend one SELECT for an authenticated user with a session. Its
     answer sets the session's cookie where a log-in, a verification or a log-out changed it.
 
+    The answer to what SessionAuthBackend has found by its transport "bearer" sets no cookie, and
+    `request.session` ends with such a request.
+
     It also refuses an application, with a ConfigurationError for every request, that routes a
     function past the guard which `requires_otp` has given it.
 
@@ -51,6 +54,10 @@ class OTPMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
+        bearer = scope.pop(BEARER, None)
+        if bearer is not None:
+            # SessionMiddleware, where there is one, keeps its own.
+            scope = {**scope, "session": {}}
         if "session" not in scope or "user" not in scope:
             missing = _BEFORE["user" if "session" in scope else "session"]
             raise ConfigurationError(
@@ -64,7 +71,7 @@ class OTPMiddleware:
             refuse_open_routes(routes)
             self._routes = routes
         verdict = scope[VERDICT] = Verdict(self.otp, scope.get("root_path", ""))
-        verdict.routes = self._routes
+        verdict.routes, verdict.bearer = self._routes, bearer
         # Nothing that the scope leads to holds it: with a circle every request were garbage.
         send = partial(_send, scope, verdict, send)
         user = unwrapped(scope["user"])
@@ -82,11 +89,10 @@ class OTPMiddleware:
             verdict.away = True
         elif getattr(user, "is_authenticated", True) is not False:
             is_known = owner is self.otp and known is not None and known.user is user
-            found = known if is_known else await self._find(scope, verdict, user)
-            if found is not None:
-                verdict.user, verdict.device, verdict.own = found.user, found.device, found.own
-                verdict.verified_at, verdict.session_id = found.verified_at, found.session_id
-                verdict.is_due = found.is_due
+            if is_known:
+                verdict.take(known)
+            else:
+                await look_up(HTTPConnection(scope), verdict, user)
         show(scope, verdict, getattr(scope.get("auth"), "scopes", ()))
         if verdict.device is None and self.otp.requirement.is_set:
             await hold_back(scope, verdict)
@@ -99,19 +105,6 @@ class OTPMiddleware:
         # A database that is away is told of by the next request.
         with suppress(DatabaseUnavailable):
             await self.otp.sessions.seen(session_id)
-
-    async def _find(self, scope: Scope, verdict: Verdict, user: Any) -> Found | None:
-        """What our session says of a user whom another backend found."""
-        if self.otp.device_model.user_key(user) is None:
-            return None
-        try:
-            found = await find_session(self.otp, HTTPConnection(scope), user)
-        except Exception as exc:
-            if not is_away(exc):
-                raise
-            verdict.away = True
-            return None
-        return found or Found(user, None, None, None)
 
 
 def _send(scope: Scope, verdict: Verdict, send: Send, cookie_message: Message) -> Awaitable[None]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-_CHALLENGE = 'Session realm="two-factor"'
+SCHEME = "Session"
 """A scheme that no browser asks a password for; 401 has to name one (RFC 9110 section 15.5.2)."""
 
 
@@ -32,6 +32,10 @@ def problem(
         "code": code,
         **{name: value for name, value in more.items() if value is not None},
     }
-    challenge = {"WWW-Authenticate": _CHALLENGE} if status == HTTPStatus.UNAUTHORIZED else {}
+    challenge = (
+        {"WWW-Authenticate": f'{SCHEME} realm="two-factor"'}
+        if status == HTTPStatus.UNAUTHORIZED
+        else {}
+    )
     headers = {"Cache-Control": "no-store", **challenge, **(headers or {})}
     return JSONResponse(body, status, headers, "application/problem+json")

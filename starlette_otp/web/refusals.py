@@ -9,13 +9,15 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from starlette_otp.exceptions import DatabaseUnavailable
-from starlette_otp.web.problems import problem
+from starlette_otp.web.problems import SCHEME, problem
 from starlette_otp.web.responses import UNAVAILABLE, accepts_html, unavailable
 from starlette_otp.web.routing import takes_get
 from starlette_otp.web.urls import is_local, local_url, our_mount, safe_path
 from starlette_otp.web.verdict import Verdict, verdict_of
 
 NOT_AUTHENTICATED = "not_authenticated"
+SESSION_EXPIRED = "session_expired"
+"""Of a bearer whose token is no session's."""
 NOT_VERIFIED = "not_verified"
 FOREIGN_ORIGIN = "foreign_origin"
 """Of a websocket alone."""
@@ -27,6 +29,7 @@ REVERIFY_PARAMETER = "reverify"
 DETAILS = {
     UNAVAILABLE: DatabaseUnavailable().detail,
     NOT_AUTHENTICATED: "Please log in.",
+    SESSION_EXPIRED: "Your session has ended. Please log in again.",
     NOT_VERIFIED: "Please verify with a one-time password.",
     ENROLMENT_REQUIRED: "Please set up a second factor first.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
@@ -37,6 +40,7 @@ _QUERY_CHARACTERS = _PATH_CHARACTERS + "?%[]"
 STATUS = {
     UNAVAILABLE: 503,
     NOT_AUTHENTICATED: 401,
+    SESSION_EXPIRED: 401,
     NOT_VERIFIED: 403,
     ENROLMENT_REQUIRED: 403,
     REVERIFICATION_REQUIRED: 403,
@@ -65,18 +69,43 @@ def refusal_response(
     """
     if refusal == UNAVAILABLE:
         return unavailable(request, our_mount(verdict_of(request)))
-    if accepts_html(request):
+    verdict = verdict_of(request)
+    if accepts_html(request) and verdict.bearer is None:
         url = login_redirect(request, refusal, redirect_field_name, login_url)
         return RedirectResponse(url, 303, {"Cache-Control": "no-store", **_VARY})
-    return refusal_problem(refusal, max_age, _VARY)
+    return refusal_problem(verdict, refusal, max_age, _VARY)
 
 
 def refusal_problem(
-    refusal: str, max_age: float | None = None, headers: Mapping[str, str] | None = None
+    verdict: Verdict,
+    refusal: str,
+    max_age: float | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """A refusal for programs; `max_age` is what a verification that has to be repeated may be."""
+    """A refusal for programs; `max_age` is what a verification that has to be repeated may be.
+
+    A bearer that has to step up is told so by 401, as a browser can't be, which would ask for a
+    password (RFC 9470 section 3); both by WWW-Authenticate.
+    """
+    steps_up = refusal in (NOT_VERIFIED, REVERIFICATION_REQUIRED)
+    status = 401 if steps_up and verdict.bearer is not None else STATUS[refusal]
     age = max_age if refusal == REVERIFICATION_REQUIRED else None
-    return problem(STATUS[refusal], refusal, DETAILS[refusal], headers, max_age=age)
+    if status == 401 or steps_up:
+        challenge = {"WWW-Authenticate": authenticate(verdict, refusal, age)}
+        headers = {**challenge, **(headers or {})}
+    return problem(status, refusal, DETAILS[refusal], headers, max_age=age)
+
+
+def authenticate(verdict: Verdict, refusal: str, max_age: float | None = None) -> str:
+    """The challenge of WWW-Authenticate: what would let the client through (RFC 6750 section 3)."""
+    words = [f'{SCHEME if verdict.bearer is None else "Bearer"} realm="two-factor"']
+    if refusal == SESSION_EXPIRED:
+        words.append('error="invalid_token"')
+    elif refusal in (NOT_VERIFIED, REVERIFICATION_REQUIRED):
+        words += ['error="insufficient_user_authentication"', 'acr_values="aal2"']
+    if max_age is not None:
+        words.append(f'max_age="{max_age:.0f}"')
+    return ", ".join(words)
 
 
 def login_redirect(

@@ -59,12 +59,17 @@ def unavailable(request: Request, mount: str | None = None) -> Response:
     if accepts_html(request):
         response = page(request, "otp/unavailable.html", {}, 503, mount)
     else:
-        response = problem(
-            503, UNAVAILABLE, DatabaseUnavailable().detail, retry_after=RETRY_AFTER_SECONDS
-        )
+        response = unavailable_problem()
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     response.headers["Vary"] = "Accept"
     return response
+
+
+def unavailable_problem() -> Response:
+    """503 as a problem, with Retry-After."""
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    detail = DatabaseUnavailable().detail
+    return problem(503, UNAVAILABLE, detail, headers, retry_after=RETRY_AFTER_SECONDS)
 
 
 def too_many(refusal: TooManyAttempts) -> Response:

@@ -12,6 +12,7 @@ from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from starlette_otp.exceptions import ConfigurationError
+from starlette_otp.service.sessions import Found
 from starlette_otp.web.site import Site
 from starlette_otp.web.user import RequestUser, attach, unwrapped
 
@@ -28,7 +29,8 @@ class Verdict:
     that the database could not be asked. `routes` are those of the application below `root_path`,
     where they can be seen. `token` is the session's new one, if it got one in this request;
     `set_cookie` tells the client, and `browser_cookie` makes the browser a known one, and
-    `new_browser` says that it was not.
+    `new_browser` says that it was not. `bearer` is what a client without cookies brings as its
+    token, which may be nothing; None of one that keeps them. `amr` is as the session's row has it.
     """
 
     otp: Site
@@ -44,6 +46,8 @@ class Verdict:
     away: bool = False
     new_browser: bool = False
     routes: Sequence[Any] = ()
+    amr: str | None = None
+    bearer: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
     set_cookie: str | None = field(default=None, repr=False)
     browser_cookie: str | None = field(default=None, repr=False)
@@ -52,6 +56,17 @@ class Verdict:
     def known(self) -> Any | None:
         """Whose request it is, also if they are held back."""
         return self.user if self.held is None else self.held
+
+    def take(self, found: Found) -> None:
+        """Be what the session's row says."""
+        self.user, self.device, self.own = found.user, found.device, found.own
+        self.verified_at, self.session_id = found.verified_at, found.session_id
+        self.is_due, self.amr = found.is_due, found.amr
+
+    @property
+    def is_expired(self) -> bool:
+        """Whether the client brings a token that is no session's any more, or never was."""
+        return bool(self.bearer) and self.known is None and not self.away
 
 
 def verdict_of(conn: HTTPConnection) -> Verdict:

@@ -37,13 +37,18 @@ class Way:
     wait: str = ""
 
 
-def ways_of(devices: Sequence[Any], user: object) -> list[Way]:
-    """The ways of these devices, the one that was used last first, and spare ones last.
+def in_order(devices: Sequence[Any]) -> list[Any]:
+    """A user's devices, the one that was used last first, and spare ones last.
 
     Who has used a recovery code once shall not be asked for another the next time.
     """
-    devices = sorted(devices, key=lambda device: device.last_used_at or _NEVER, reverse=True)
-    devices.sort(key=lambda device: device.is_spare)
+    last_first = sorted(devices, key=lambda device: device.last_used_at or _NEVER, reverse=True)
+    return sorted(last_first, key=lambda device: device.is_spare)
+
+
+def ways_of(devices: Sequence[Any], user: object) -> list[Way]:
+    """The ways of these devices, as `in_order` has them."""
+    devices = in_order(devices)
     names = shown_names(devices, user)
     return [_way(device, name, user) for device, name in zip(devices, names, strict=True)]
 

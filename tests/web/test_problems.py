@@ -48,7 +48,12 @@ async def problem(browser: Browser, path: str) -> dict[str, Any]:
     assert answer.headers["cache-control"] == "no-store"
     body: dict[str, Any] = answer.json()
     assert body["status"] == answer.status_code
-    assert ("www-authenticate" in answer.headers) == (answer.status_code == 401)
+    challenge = answer.headers.get("www-authenticate", "")
+    assert challenge.startswith('Session realm="') or answer.status_code not in (401, 403)
+    wants_token = body["code"] in ("not_verified", "reverification_required")
+    # RFC 9470 section 3.
+    assert ('error="insufficient_user_authentication"' in challenge) == wants_token
+    assert (f'max_age="{body["max_age"]}"' in challenge) if "max_age" in body else True
     return body
 
 

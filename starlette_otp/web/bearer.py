@@ -1,0 +1,21 @@
+"""Bearer tokens: the session's token in `Authorization`, of clients that keep no cookies."""
+
+from __future__ import annotations
+
+from starlette.requests import HTTPConnection
+
+BEARER = "starlette_otp.bearer"
+"""Where the ASGI scope has what a client without cookies brings as its token; it may be empty."""
+
+
+def bearer_token(conn: HTTPConnection) -> str | None:
+    """What a request brings in `Authorization` (RFC 6750 section 2.1), unchecked.
+
+    Returns:
+        Nothing in a text for another scheme, or for several headers; None without the header.
+    """
+    headers = conn.headers.getlist("authorization")
+    if not headers:
+        return None
+    scheme, _, token = headers[0].partition(" ")
+    return token.strip() if len(headers) == 1 and scheme.lower() == "bearer" else ""
