@@ -26,7 +26,7 @@ from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import is_clean_text
 from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
-from starlette_otp.devices.words import plain_name
+from starlette_otp.devices.words import plain_name, shown_names
 from starlette_otp.exceptions import DeviceRejected, LastDevice, TooManyPending
 from starlette_otp.web.login import login
 
@@ -35,7 +35,9 @@ async def list_devices(call: Call) -> models.Devices:
     """The user's devices, and those that wait to be confirmed."""
     await call.let_through(changes=False)
     found = await call.otp.enrolment.devices_for_user(call.user, None)
-    devices = [shown(call, one) for one in found if one.confirmed or is_waiting(one)]
+    listed = [one for one in found if one.confirmed or is_waiting(one)]
+    labels = shown_names(listed, call.user)
+    devices = [shown(call, one, label) for one, label in zip(listed, labels, strict=True)]
     return models.Devices(devices=devices)
 
 

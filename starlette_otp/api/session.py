@@ -325,10 +325,10 @@ async def choices_of(call: Call, user: Any | None) -> list[models.DeviceChoice]:
     ]
 
 
-def shown(call: Call, device: Any) -> models.Device:
-    """A device of the user's."""
+def shown(call: Call, device: Any, label: str | None = None) -> models.Device:
+    """A device of the user's, called by its own name unless it has a label among others."""
     return models.Device(
-        **_choice(device, device.shown_name(call.user)),
+        **_choice(device, label or device.shown_name(call.user)),
         confirmed=device.confirmed,
         created_at=device.created_at,
         last_used_at=device.last_used_at,

@@ -15,6 +15,7 @@ from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
 from starlette.templating import Jinja2Templates
 
 from starlette_otp import (
@@ -26,6 +27,7 @@ from starlette_otp import (
 )
 from starlette_otp.admin import OTPAdmin
 from starlette_otp.models import Device, EmailDevice
+from starlette_otp.resources import TEMPLATES
 
 
 class TerminalMailer:
@@ -60,6 +62,12 @@ async def key(request: Request) -> Response:
     return templates.TemplateResponse(request, "demo/key.html")
 
 
+async def spa(request: Request) -> Response:
+    """A page that is one script, and does all by JSON."""
+    templates: Jinja2Templates = request.app.state.otp.templates
+    return templates.TemplateResponse(request, "demo/spa.html")
+
+
 def create_app(database_url: str, secret_key: str) -> Starlette:
     """The application over the ready-made models.
 
@@ -91,6 +99,9 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
             Route("/vault", vault),
             Route("/vault/key", key),
             Mount("/account", routes=otp.routes(), name="otp"),
+            Mount("/auth", routes=otp.api_routes(), name="api"),
+            Route("/spa", spa),
+            Mount("/spa/static", StaticFiles(directory=TEMPLATES / "demo" / "static")),
         ],
         middleware=[
             # A name of its own: another application on this host keeps its users signed in.

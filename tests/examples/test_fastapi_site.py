@@ -1,0 +1,53 @@
+"""The FastAPI application, by a program that keeps a bearer token."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx2
+import pytest
+import time_machine
+
+from tests.examples.bearer_client import BearerAuth, Client, Refused
+from tests.examples.fastapi_site import make_app
+from tests.support import PASSWORD, SECRET_KEY
+
+NOW = 1_800_000_000
+
+
+@pytest.fixture
+async def http(empty_url: str) -> AsyncIterator[httpx2.AsyncClient]:
+    app = make_app(empty_url, SECRET_KEY)
+    by: Any = httpx2.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=by, base_url="http://site.example") as http,
+    ):
+        yield http
+
+
+async def test_a_program_from_sign_up_to_log_out(http: httpx2.AsyncClient) -> None:
+    """It signs up, sets up its own authenticator, signs in anew, steps up, and leaves."""
+    with time_machine.travel(NOW, tick=False) as clock:
+        client = Client(http, "robot", PASSWORD)
+        sign_up = {"username": "robot", "password": PASSWORD}
+        assert await client.call("POST", "/users", sign_up) == {"username": "robot"}
+        with pytest.raises(Refused, match="taken") as taken:
+            await client.call("POST", "/users", sign_up)
+        assert taken.value.code == "name_taken"
+        with pytest.raises(Refused) as weak:
+            await client.call("POST", "/users", {**sign_up, "password": "short"})
+        assert weak.value.code == "weak_password"
+        with pytest.raises(Refused, match="log in"):
+            await client.call("GET", "/notes")
+        assert await client.sign_in(NOW) == "verified"
+        assert await client.call("GET", "/notes") == ["A note of robot's."]
+
+        http.auth = BearerAuth()
+        clock.shift(60)
+        assert await client.sign_in(NOW + 60) == "verified"
+        clock.shift(400)
+        await client.transfer(NOW + 460)
+        await client.call("DELETE", "/mobile/auth/session")
+        with pytest.raises(Refused) as ended:
+            await client.call("GET", "/notes")
+        assert ended.value.code == "session_expired"
