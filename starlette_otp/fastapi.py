@@ -192,7 +192,9 @@ class OTPRouter(APIRouter):
                 schema["properties"] |= _fields(otp)
             content = {"application/json": {"schema": schema}}
             extra["requestBody"] = {"required": True, "content": content}
-        asks_nobody = operation.path == "/session" and operation.method != "DELETE"
+        if operation.path.startswith("/session/") or operation.path == "/session":
+            # Who is not signed in yet may do these, too.
+            extra["security"] = [{}]
         self.add_api_route(
             operation.path,
             operation.endpoint(transport),
@@ -203,7 +205,7 @@ class OTPRouter(APIRouter):
                 status: {"model": OTPProblem, "description": HTTPStatus(status).phrase}
                 for status in operation.problems
             },
-            dependencies=[] if asks_nobody else [Depends(self._scheme)],
+            dependencies=[Depends(self._scheme)],
             name=operation.name,
             operation_id=f"{self._id}_{operation.name}",
             openapi_extra=extra,

@@ -94,14 +94,10 @@ async def test_verifying_on_your_own(app_module: Any) -> None:
     await app_module.engine.dispose()
 
 
-def test_the_fastapi_snippet_guards(app_module: Any) -> None:
-    """README's FastAPI route refuses a program that nobody verified."""
-    api = execute(snippet("api = FastAPI()"), "api").api
-    for layer in reversed(app_module.app.user_middleware):
-        api.add_middleware(layer.cls, *layer.args, **layer.kwargs)
-    with TestClient(api) as client:
-        refused = client.get("/balance")
-        assert (refused.status_code, refused.json()["code"]) == (401, "not_authenticated")
+def test_the_fastapi_application_is_that_of_the_example() -> None:
+    """Word for word: the example runs in a test of its own, from sign-up to log-out."""
+    example = Path(__file__).parent / "examples" / "fastapi_site.py"
+    assert snippet("app.include_router(").strip() in example.read_text()
 
 
 def test_the_guarded_documentation_and_files(app_module: Any) -> None:
