@@ -46,11 +46,13 @@ class Size:
 
 @dataclass(frozen=True)
 class Person:
-    """A user that requests are made of: name, device, and the Cookie header of their session."""
+    """A user that requests are made of: name, device, the Cookie header of their session, and its
+    token where a site takes that as a bearer's."""
 
     username: str
     device: str
     cookie: str
+    bearer: str = ""
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,8 @@ async def _seed_ours(url: str, size: Size) -> list[Person]:
     await connection.close()
     await engine.dispose()
     return [
-        Person(f"user{key}", f"totp/{numbers[key]}", ours_cookie(tokens[key])) for key in active
+        Person(f"user{key}", f"totp/{numbers[key]}", ours_cookie(tokens[key]), tokens[key])
+        for key in active
     ]
 
 

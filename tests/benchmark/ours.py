@@ -89,7 +89,10 @@ app = Starlette(
     ],
     middleware=[
         Middleware(SessionMiddleware, secret_key=SECRET_KEY),
-        Middleware(AuthenticationMiddleware, backend=SessionAuthBackend(otp)),
+        Middleware(
+            AuthenticationMiddleware,
+            backend=SessionAuthBackend(otp, transports=("cookie", "bearer")),
+        ),
         Middleware(OTPMiddleware, otp=otp),
     ],
 )

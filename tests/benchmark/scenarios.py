@@ -36,6 +36,7 @@ class Scenario:
         writes: what it changes has to be put back.
         at_least: seconds; a window of slow answers has to be longer to hold some.
         limit: the site that the others are compared with.
+        bearer: where the site takes a bearer's token, it comes as that instead of the cookie.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Scenario:
     writes: bool = True
     at_least: int = 0
     limit: str = "bare"
+    bearer: bool = False
 
     def requests(self, people: Sequence[Person]) -> list[bytes]:
         """The requests of a window that begins now, in the order in which they are sent."""
@@ -61,7 +63,9 @@ class Scenario:
     def _request(self, person: Person, token: str) -> bytes:
         body = json.dumps(self.body(person, token)) if self.body else ""
         lines = [f"{'POST' if body else 'GET'} {self.path} HTTP/1.1", "Host: 127.0.0.1"]
-        if self.cookie:
+        if self.bearer and person.bearer:
+            lines.append(f"Authorization: Bearer {person.bearer}")
+        elif self.cookie:
             lines.append(f"Cookie: {person.cookie}")
         if body:
             lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -95,6 +99,7 @@ def _of_user(person: Person, token: str) -> dict[str, str]:
 SCENARIOS = [
     Scenario("public", "public page", "/public", cookie=False, writes=False, limit="plain"),
     Scenario("vault", "guarded page", "/vault", writes=False),
+    Scenario("bearer", "guarded page, by bearer", "/vault", writes=False, bearer=True),
     Scenario("verify", "token accepted", "/verify", body=_of_device, once=True),
     Scenario("stepup", "accepted, session renewed", "/stepup", body=_of_device, once=True),
     Scenario("refused", "token refused", "/verify", 403, body=_of_device),
