@@ -308,8 +308,9 @@ def _left(since: datetime, max_age: float) -> int:
 
 def _user(call: Call) -> models.User:
     key, user = call.otp.device_model.user_key(call.user), call.user
-    name = getattr(user, "username", None) or getattr(user, "display_name", None) or ""
-    return models.User(id=key if isinstance(key, int) else str(key), name=str(name))
+    names = (getattr(user, name, None) for name in ("username", "display_name", "email"))
+    known = next((name for name in names if name), "")
+    return models.User(id=key if isinstance(key, int) else str(key), name=str(known))
 
 
 async def choices_of(call: Call, user: Any | None) -> list[models.DeviceChoice]:

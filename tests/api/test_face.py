@@ -127,7 +127,7 @@ async def test_a_session_that_nobody_else_knows(otp: OTP, alice: User, sessions:
         return f"{user.username} {request.user.is_verified()}"
 
     async with Browser(app) as browser:
-        browser.headers |= {"accept": "application/json", "x-user": "alice"}
+        browser.headers.update({"accept": "application/json", "x-user": "alice"})
         await browser.get("/enter")
         assert (await browser.get("/notes")).json() == "alice True"
 
