@@ -24,12 +24,17 @@ def joined_amr(amr: Sequence[str] | None) -> str | None:
     """
     if amr is None:
         return None
-    joined = " ".join(dict.fromkeys(amr))
-    if isinstance(amr, str) or not amr or not all(map(_VALUE.fullmatch, amr)):
+    if isinstance(amr, str) or not amr or not all(map(_is_name, amr)):
         raise ValueError('amr is a list of names, as ["pwd", "mfa"] (RFC 8176 section 2).')
+    joined = " ".join(dict.fromkeys(amr))
     if len(joined) > MAX_AMR:
         raise ValueError(f"The names in amr have at most {MAX_AMR} characters together.")
     return joined
+
+
+def _is_name(value: object) -> bool:
+    # What a provider has sent.
+    return isinstance(value, str) and _VALUE.fullmatch(value) is not None
 
 
 def first_amr(verdict: Verdict) -> list[str]:

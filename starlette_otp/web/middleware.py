@@ -54,7 +54,7 @@ class OTPMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        bearer = scope.pop(BEARER, None)
+        bearer = scope.get(BEARER)
         if bearer is not None:
             # SessionMiddleware, where there is one, keeps its own.
             scope = {**scope, "session": {}}
