@@ -21,9 +21,10 @@ none was chosen. Receivers also get `reason`, a VerificationFailure, `address` a
 otp_challenge_sent = signal("otp_challenge_sent")
 """A challenge was delivered."""
 otp_device_added = signal("otp_device_added")
-"""The user has a device more that verifies them."""
+"""The user has a device more that verifies them; receivers also get `address` and `agent`, which
+are empty where they did not add it themselves."""
 otp_device_removed = signal("otp_device_removed")
-"""The user has a device less."""
+"""The user has a device less; receivers also get `address` and `agent` where they removed it."""
 otp_recovery_codes = signal("otp_recovery_codes")
 """Recovery codes were made anew, or one was used; the device holds them. Receivers also get
 `reason`, "renewed" or "used", and `left`, how many the user has now."""

@@ -25,7 +25,7 @@ from starlette_otp.exceptions import (
     TooManyPending,
 )
 from starlette_otp.web.journal import client_of
-from starlette_otp.web.login import login
+from starlette_otp.web.login import verify_session
 from starlette_otp.web.responses import HEADERS
 from starlette_otp.web.urls import folder, way
 from starlette_otp.web.verdict import verdict_of
@@ -202,7 +202,7 @@ class ConfirmView(DeviceView):
         """The recovery codes if there are none; the first device verifies the session, too."""
         if verdict_of(request).device is None:
             try:
-                await login(request, device)
+                await verify_session(request, device, is_first=True)
             except DeviceRejected:
                 # Removed, or signed out, in another browser meanwhile.
                 return self.finish(request, "added")
@@ -262,7 +262,10 @@ class RemoveView(DeviceView):
         otp, user = site_of(request), user_of(request)
         keeps_one = await otp.requirement.is_due(user)
         try:
-            removed = await otp.enrolment.remove_device(user, _id_of(request), keeps_one)
+            client = client_of(otp, request)
+            removed = await otp.enrolment.remove_device(
+                user, _id_of(request), keeps_one, client.address, client.agent
+            )
         except LastDevice:
             return await self._ask(request, form)
         if removed is None:

@@ -28,7 +28,7 @@ from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.devices.words import plain_name, shown_names
 from starlette_otp.exceptions import DeviceRejected, LastDevice, TooManyPending
-from starlette_otp.web.login import login
+from starlette_otp.web.login import verify_session
 
 
 async def list_devices(call: Call) -> models.Devices:
@@ -118,7 +118,7 @@ async def confirm_device(call: Call) -> models.Confirmed:
 async def _confirmed(call: Call, device: Any) -> models.Confirmed:
     if call.verdict.device is None:
         try:
-            await login(call.request, device)
+            await verify_session(call.request, device, is_first=True)
         except DeviceRejected:
             # Removed, or signed out, elsewhere meanwhile.
             raise Refused(401, "session_expired", "The session has ended meanwhile.") from None
@@ -148,7 +148,10 @@ async def remove_device(call: Call) -> None:
     await call.let_through(enrols=True)
     keeps_one = await call.otp.requirement.is_due(call.user)
     try:
-        removed = await call.otp.enrolment.remove_device(call.user, _id_of(call), keeps_one)
+        client = call.client
+        removed = await call.otp.enrolment.remove_device(
+            call.user, _id_of(call), keeps_one, client.address, client.agent
+        )
     except LastDevice:
         detail = "You have to have a device, and this is the last one. Please add another first."
         raise Refused(403, "last_device", detail) from None

@@ -75,8 +75,8 @@ class UserMixin(TableMixin):
         """
         if not is_plausible(password) or len(normal_password(password)) < self.min_password_length:
             raise ValueError(
-                f"A password is {self.min_password_length} to {MAX_PASSWORD_LENGTH} characters, "
-                "without NUL."
+                f"A password is {self.min_password_length} to {MAX_PASSWORD_LENGTH} characters "
+                "of text."
             )
         self.check_new_password(password)
         self.password_hash = hash_password(password)

@@ -146,9 +146,21 @@ class Enrolment:
         return total
 
     async def remove_device(
-        self, user: object, device_id: str, keeps_one: bool = False
+        self,
+        user: object,
+        device_id: str,
+        keeps_one: bool = False,
+        address: str = "",
+        agent: str = "",
     ) -> Any | None:
         """`OTP.remove_device`; with `keeps_one` not the last one that is more than a spare one.
+
+        Args:
+            user: whose device it has to be.
+            device_id: its persistent id.
+            keeps_one: whether the user has to have one.
+            address: of the client, for the signal.
+            agent: what the client calls itself, likewise.
 
         Raises:
             LastDevice: it is.
@@ -170,7 +182,9 @@ class Enrolment:
 
         device = await self._transactions.write(work)
         if device is not None:
-            await signals.send(signals.otp_device_removed, self._sender, user=user, device=device)
+            told: dict[str, Any] = {"user": user, "device": device}
+            removed, client = signals.otp_device_removed, {"address": address, "agent": agent}
+            await signals.send(removed, self._sender, **told, **client)
         return device
 
     async def _is_last(self, session: AsyncSession, user: object, device: Any) -> bool:

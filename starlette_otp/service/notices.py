@@ -90,13 +90,19 @@ class Notices:
         while self._tasks:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _added(self, sender: Any, user: Any, device: Any) -> None:
+    def _added(
+        self, sender: Any, user: Any, device: Any, address: str = "", agent: str = ""
+    ) -> None:
         # Of codes that are there for the first time RECOVERY_CODES_RENEWED tells.
         if not isinstance(device, StaticDeviceMixin):
-            self._tell(user, Notice.DEVICE_ADDED, device=device)
+            told: dict[str, Any] = {"device": device, "address": address, "agent": agent}
+            self._tell(user, Notice.DEVICE_ADDED, **told)
 
-    def _removed(self, sender: Any, user: Any, device: Any) -> None:
-        self._tell(user, Notice.DEVICE_REMOVED, device=device)
+    def _removed(
+        self, sender: Any, user: Any, device: Any, address: str = "", agent: str = ""
+    ) -> None:
+        told: dict[str, Any] = {"device": device, "address": address, "agent": agent}
+        self._tell(user, Notice.DEVICE_REMOVED, **told)
 
     def _codes(self, sender: Any, user: Any, device: Any, reason: str, left: int) -> None:
         used = reason == "used"

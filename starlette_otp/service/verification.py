@@ -336,7 +336,7 @@ class Verification:
         if isinstance(device, StaticDeviceMixin):
             await self._codes.tell_of_use(user, device)
         if attempt.newly_confirmed:
-            await signals.send(signals.otp_device_added, self._sender, **sent)
+            await signals.send(signals.otp_device_added, self._sender, **sent, **client)
         return attempt
 
 

@@ -106,6 +106,11 @@ async def login(request: Request, device: Any) -> None:
         DeviceRejected: it is another user's, unconfirmed or gone; or the session has ended.
         DatabaseUnavailable: the database is away; the session is as it was.
     """
+    await verify_session(request, device)
+
+
+async def verify_session(request: Request, device: Any, is_first: bool = False) -> None:
+    """`login`; of a first device that has just been added its owner is told by that already."""
     verdict = verdict_of(request)
     if verdict.away:
         raise DatabaseUnavailable()
@@ -123,7 +128,7 @@ async def login(request: Request, device: Any) -> None:
     _enter(request, verdict, begun, device, scopes)
     if is_new:
         await logged_in(otp, request, user, device)
-    if verdict.new_browser:
+    if verdict.new_browser and not is_first:
         await new_browser(otp, request, user, device)
 
 

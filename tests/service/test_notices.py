@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,8 @@ import time_machine
 
 from starlette_otp import OTP, ConfigurationError, Notice, SMTPMailer
 from starlette_otp.models import Device, TOTPDevice, User
+from tests.account.pages import ADD_TOTP, app_token, key_of, press, visit
+from tests.account.pages import enter as at_the_pages
 from tests.smtp import Postbox, smtp_server
 from tests.support import (
     PASSWORD,
@@ -67,6 +70,25 @@ async def test_devices_more_and_less(otp: OTP, alice: User, bob: User, box: Post
     text = box.text(0)
     assert text.startswith("Hello alice,\n\nAuthenticator app · Phone & <tablet> can sign in")
     assert "If that was not you" in text
+
+
+async def test_what_people_do_on_their_pages(otp: OTP, alice: User, box: Postbox) -> None:
+    """Says where it was done, too; and the browser of the first device is no second mail."""
+    browser = await at_the_pages(otp, alice, base_url="http://site.example")
+    browser.headers["user-agent"] = "Test browser"
+    page = await visit(browser, ADD_TOTP)
+    await press(browser, page, otp_token=app_token(key_of(page), time.time()))
+    await otp.notices.settle()
+    (device,) = await otp.devices_for_user(alice)
+    page = await visit(browser, f"/account/devices/{device.persistent_id}/remove")
+    await press(browser, page)
+    await otp.notices.settle()
+    assert subjects(box) == [
+        "A device was added to your account (Acme)",
+        "A device was removed from your account (Acme)",
+    ]
+    for text in map(box.text, (0, 1)):
+        assert "From: 127.0.0.1\nBy: Test browser\n" in text
 
 
 async def test_recovery_codes(otp: OTP, alice: User, box: Postbox) -> None:
