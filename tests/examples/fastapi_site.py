@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 from starlette.middleware.sessions import SessionMiddleware
+from starlette.routing import Mount
 
 from starlette_otp import OTP, OTPMiddleware, SessionAuthBackend
 from starlette_otp.fastapi import OTPRouter, Verified, install_problem_handlers, otp_required
@@ -22,11 +23,13 @@ sessions = async_sessionmaker(engine, expire_on_commit=False)
 otp = OTP(sessions, Device, secret_key=SECRET_KEY, site_name="Acme", require_device=True)
 backend = SessionAuthBackend(otp, transports=("cookie", "bearer"))
 app = FastAPI(
+    # The pages, where guards send browsers.
+    routes=[Mount("/account", routes=otp.routes(), name="otp")],
     middleware=[
         Middleware(SessionMiddleware, secret_key=SECRET_KEY),
         Middleware(AuthenticationMiddleware, backend=backend),
         Middleware(OTPMiddleware, otp=otp),
-    ]
+    ],
 )
 install_problem_handlers(app)  # FastAPI's own errors in the shape of the others
 app.include_router(OTPRouter(otp), prefix="/auth", tags=["two-factor"])
