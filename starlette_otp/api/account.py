@@ -10,7 +10,7 @@ from starlette_otp.account.recovery_codes import has_codes
 from starlette_otp.account.sessions import number
 from starlette_otp.api import models
 from starlette_otp.api.call import Call, Guarded, Refused, invalid
-from starlette_otp.api.session import session_of
+from starlette_otp.api.shown import session_of
 from starlette_otp.exceptions import DeviceRejected
 from starlette_otp.web.login import log_out
 from starlette_otp.web.new_password import change_password

@@ -15,16 +15,10 @@ from starlette_otp.account.pending import begun_here, is_waiting, note
 from starlette_otp.account.recovery_codes import codes_left
 from starlette_otp.api import models
 from starlette_otp.api.call import Call, Refused, invalid
-from starlette_otp.api.session import (
-    challenge_by,
-    no_such_device,
-    refused_token,
-    session_of,
-    shown,
-)
+from starlette_otp.api.shown import session_of, shown
+from starlette_otp.api.tokens import attempt, challenge_by, no_such_device, refused_token
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import is_clean_text
-from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.devices.words import plain_name, shown_names
 from starlette_otp.exceptions import DeviceRejected, LastDevice, TooManyPending
@@ -93,23 +87,11 @@ async def confirm_device(call: Call) -> models.Confirmed:
     await call.let_through(enrols=True)
     body = await call.body(models.Confirmation)
     name = None if body.name is None else _name(body.name)
-    if not body.token.strip():
-        raise Refused(400, "token_required", "Please enter the code.")
     device_id = (await _waiting(call)).persistent_id
-    attempt = await call.otp.verification.attempt(
-        call.user,
-        body.token,
-        device_id,
-        confirming=True,
-        asking_browser=call.asking_browser,
-        address=call.client.address,
-        agent=call.client.agent,
-    )
-    if attempt.reason is VerificationFailure.NO_DEVICE:
-        raise no_such_device()
-    if attempt.device is None:
-        raise await refused_token(call, attempt, device_id)
-    device = attempt.device
+    tried = await attempt(call, call.user, body.token, device_id, confirming=True)
+    if tried.device is None:
+        raise await refused_token(call, tried, device_id)
+    device = tried.device
     if name:
         device = await call.otp.enrolment.rename_device(call.user, device_id, name) or device
     return await _confirmed(call, device)

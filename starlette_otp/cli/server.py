@@ -23,6 +23,7 @@ from sqlalchemy import make_url, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
+import starlette_otp.api.routes  # noqa: F401  # what the demo lacks is missed here
 from starlette_otp.cli.demo import create_app
 from starlette_otp.cli.migrations import upgrade
 from starlette_otp.models import (

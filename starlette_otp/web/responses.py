@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from starlette_otp import clock
 from starlette_otp.exceptions import RETRY_AFTER_SECONDS, DatabaseUnavailable, TooManyAttempts
 from starlette_otp.web.problems import problem
 from starlette_otp.web.urls import FOLDER, folder, way
@@ -73,11 +75,13 @@ def unavailable_problem() -> Response:
 
 
 def too_many(refusal: TooManyAttempts) -> Response:
-    """429 for programs, with Retry-After where it is known."""
+    """429 for programs, with Retry-After and `locked_until` where they are known."""
     headers = {**HEADERS, "Vary": "Accept", **(refusal.headers or {})}
-    seconds = headers.get("Retry-After")
-    retry_after = None if seconds is None else int(seconds)
-    return problem(429, refusal.code, refusal.detail, headers, retry_after=retry_after)
+    if refusal.seconds is None:
+        return problem(429, refusal.code, refusal.detail, headers)
+    until = (clock.now() + timedelta(seconds=refusal.seconds)).isoformat()
+    wait = {"retry_after": int(headers["Retry-After"]), "locked_until": until}
+    return problem(429, refusal.code, refusal.detail, headers, **wait)
 
 
 def accepts_html(request: Request) -> bool:

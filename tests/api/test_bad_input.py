@@ -1,12 +1,24 @@
 """What is bad gets a clear problem, and changes nothing."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
+import time_machine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
+from starlette_otp import OTP, clock
 from starlette_otp.models import Device, User
-from tests.api.client import ROOT, Client, problem_of
-from tests.support import PASSWORD, Sessions, make_totp, reload, totp_token
+from tests.api.client import ROOT, Client, make_api, problem_of
+from tests.support import (
+    PASSWORD,
+    SECRET_KEY,
+    Sessions,
+    make_static,
+    make_totp,
+    reload,
+    totp_token,
+)
 
 BODIES = [
     (b"{", (400, "malformed_json")),
@@ -28,6 +40,8 @@ BODIES = [
     (b'{"username": "a\\u0000", "password": "\\u0000"}', (401, "invalid_login")),
     (b'{"username": "' + b"a" * 50_000 + b'", "password": "x"}', (401, "invalid_login")),
     (b'{"username": "alice", "username": "x", "password": "x"}', (401, "invalid_login")),
+    (b'{"username": "alice", "password": "' + b"x" * 1025 + b'"}', (401, "invalid_login")),
+    (b'{"username": "alice", "password": "x", "token": 123456}', (400, "invalid_request")),
     (b'{"username": "' + b"a" * 1_000_000 + b'"}', (413, "too_large")),
 ]
 
@@ -76,6 +90,77 @@ async def test_tokens(client: Client, alice: User, sessions: Sessions) -> None:
         body = {"token": totp_token(), "device": device_id, **own}
         assert await refused("POST", "/session/token", body) == (404, "no_such_device")
     assert not (await reload(sessions, device)).last_used_at
+
+
+async def test_a_token_as_people_type_it(client: Client, alice: User, sessions: Sessions) -> None:
+    """With a space; a number is none."""
+    await make_totp(sessions, alice)
+    said = await client.sign_in()
+    own = client.with_login(said)
+    body = {"token": int(totp_token()), **own}
+    assert await client.refused("POST", "/session/token", body) == (400, "invalid_request")
+    token = totp_token()
+    body = {"token": f"{token[:3]} {token[3:]}", **own}
+    assert (await client.ask("POST", "/session/token", body))["state"] == "verified"
+
+
+async def test_a_log_in_that_is_none_takes_no_others_place(
+    api: object, alice: User, sessions: Sessions
+) -> None:
+    """What waits in the cookie goes on."""
+    await make_totp(sessions, alice)
+    async with Client(api, "cookie") as client:
+        await client.sign_in()
+        body = {"token": totp_token(), "login": "nonsense"}
+        assert await client.refused("POST", "/session/token", body) == (410, "login_expired")
+        assert (await client.ask("GET", "/session"))["state"] == "token_required"
+
+
+@pytest.mark.parametrize("cookie", ["x", "A" * 43, "\\", "A" * 9000], ids=lambda value: value[:5])
+async def test_forged_cookies(api: object, alice: User, cookie: str) -> None:
+    """They are nobody's."""
+    async with Client(api, "cookie") as client:
+        client.cookies.set("otp_session", cookie)
+        client.cookies.set("session", cookie)
+        assert (await client.ask("GET", "/session"))["state"] == "anonymous"
+        assert await client.refused("GET", "/devices") == (401, "not_authenticated")
+
+
+@pytest.mark.parametrize("transport", ["cookie", "bearer"])
+async def test_a_database_that_is_away(transport: str) -> None:
+    """503 with Retry-After, whatever is asked of it."""
+    engine = create_async_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    otp = OTP(async_sessionmaker(engine), Device, secret_key=SECRET_KEY)
+    async with Client(make_api(otp), transport) as client:
+        body = {"username": "alice", "password": PASSWORD}
+        answer = await client.call("POST", "/session", body)
+        assert problem_of(answer) == (503, "unavailable")
+        assert int(answer.headers["retry-after"]) == answer.json()["retry_after"]
+        client.cookies.set("otp_session", "A" * 43)
+        if transport == "bearer":
+            client.headers["authorization"] = "Bearer " + "A" * 43
+        for method, path in [("GET", "/session"), ("GET", "/devices"), ("DELETE", "/session")]:
+            assert await client.refused(method, path) == (503, "unavailable")
+        assert problem_of(await client.get("/notes")) == (503, "unavailable")
+    await engine.dispose()
+
+
+async def test_an_enrolment_that_took_too_long(
+    client: Client, alice: User, sessions: Sessions
+) -> None:
+    """410, and another is begun."""
+    await make_totp(sessions, alice)
+    _, (code,) = await make_static(sessions, alice, None)
+    await client.sign_in(totp_token())
+    begun = await client.ask("POST", "/devices", {"kind": "totp"}, 201)
+    path = f"/devices/{begun['device']['id']}/confirm"
+    with time_machine.travel(clock.now() + timedelta(seconds=601)):
+        await client.ask("POST", "/session/token", {"token": code})
+        assert await client.refused("POST", path, {"token": "123456"}) == (
+            410,
+            "enrolment_expired",
+        )
+        await client.ask("POST", "/devices", {"kind": "totp"}, 201)
 
 
 async def test_what_no_client_may_set(client: Client, alice: User, sessions: Sessions) -> None:
@@ -171,6 +256,7 @@ async def test_too_many_passwords(client: Client, alice: User) -> None:
     answer = await client.call("POST", "/session", right)
     assert problem_of(answer) == (429, "too_many_attempts")
     assert answer.json()["retry_after"] >= 1
+    assert answer.json()["locked_until"] > clock.now().isoformat()
 
 
 FOREIGN = [
@@ -222,3 +308,10 @@ async def test_authorization_of_any_shape(api: object, alice: User, authorizatio
         assert (await client.get("/notes")).status_code == 401
         on_cookies = await client.get(ROOT["cookie"] + "/session")
         assert problem_of(on_cookies) == (400, "invalid_request")
+
+
+async def test_browsers_are_not_redirected(client: Client) -> None:
+    """Whatever they accept: a script asks here, not a person."""
+    client.headers["accept"] = "text/html"
+    assert await client.refused("GET", "/devices") == (401, "not_authenticated")
+    assert (await client.get("/notes", follow_redirects=False)).status_code == 303

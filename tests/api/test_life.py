@@ -2,9 +2,10 @@
 
 import time
 
+import pytest
 import time_machine
 
-from starlette_otp.models import User
+from starlette_otp.models import TOTPDevice, User
 from tests.api.client import Client, Mailbox, make_api, token_of
 from tests.support import PASSWORD, Sessions, make_static, make_totp, totp_token
 
@@ -323,3 +324,12 @@ async def test_who_has_to_have_a_device(client: Client, alice: User, otp) -> Non
 
 def test_make(otp) -> None:  # type: ignore[no-untyped-def]
     assert make_api(otp)
+
+
+async def test_what_a_kind_is_called(
+    client: Client, alice: User, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kind says what verifying by it is called (RFC 8176)."""
+    monkeypatch.setattr(TOTPDevice, "amr", "swk")
+    await make_totp(sessions, alice)
+    assert (await client.sign_in(totp_token()))["amr"] == ["pwd", "swk", "mfa"]
