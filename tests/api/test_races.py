@@ -62,7 +62,10 @@ async def test_the_last_two_devices(
     other = await make_totp(sessions, alice, secret=b"98765432109876543210")
     await client.sign_in(totp_token())
     paths = [f"{client.root}/devices/{device.persistent_id}" for device in (first, other)]
-    assert await at_once(*map(client.delete, paths)) == [204, 403]
+    # The other one comes too late, or from a session that is verified no more.
+    first_one, late = await at_once(*map(client.delete, paths))
+    assert first_one == 204
+    assert late in (401, 403)
     assert len(await otp.devices_for_user(alice)) == 1
 
 
