@@ -156,8 +156,8 @@ class Call:
             Refused: it is no JSON object, or not one of these; or too large.
         """
         data = await _json(self.request)
-        # What can't be encoded again is no text.
-        data = {name: None if _is_broken(value) else value for name, value in data.items()}
+        # What can't be encoded again is no text, and not nothing either, which may be left out.
+        data = {name: 0 if _is_broken(value) else value for name, value in data.items()}
         try:
             return model.model_validate(data)
         except ValidationError as exc:
@@ -190,21 +190,27 @@ def _by_transport(request: Request, transport: Transport) -> Request:
     verdict = verdict_of(request)
     if transport == "cookie":
         if verdict.bearer is not None:
+            if "authorization" not in request.headers:
+                raise _not_read("cookies")
             detail = "These routes are for cookies: send no Authorization."
             raise Refused(400, "invalid_request", detail)
         return request
     if verdict.bearer is not None:
         return request
     if "authorization" in request.headers:
-        raise ConfigurationError(
-            'These routes are for bearer tokens: SessionAuthBackend(otp, transports=("cookie", '
-            '"bearer")) reads them.'
-        )
+        raise _not_read("bearer tokens")
     root, routes = verdict.root_path, verdict.routes
     nobody = Verdict(verdict.otp, root, routes=routes, bearer="", away=verdict.away)
     scope = {**request.scope, "session": {}, "user": UnauthenticatedUser(), VERDICT: nobody}
     show_nobody(scope)
     return Request(scope, request.receive)
+
+
+def _not_read(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        f'These routes are for {what}: SessionAuthBackend(otp, transports=("cookie", "bearer")) '
+        "reads them."
+    )
 
 
 def _refuse_cross_site(request: Request, allowed: Sequence[str]) -> None:

@@ -113,23 +113,15 @@ async def _wait(call: Call, username: str, user: Any, former: str | None) -> Non
         raise Refused(401, "invalid_login", _NO_MATCH)
 
 
-async def _whose(call: Call, login_given: str | None) -> tuple[Any, bool]:
+async def _whose(call: Call, login_token: str | None) -> tuple[Any, bool]:
     """The user who is to be verified, and whether their log-in waits for it."""
-    session = call.request.session
-    if login_given is None and call.user is not None:
+    if login_token is None and call.user is not None:
         return call.user, False
-    if login_given is None and ticket.TICKET_KEY not in session:
+    if login_token is None and ticket.TICKET_KEY not in call.request.session:
         call.refuse_expired()
         raise Refused(STATUS[NOT_AUTHENTICATED], NOT_AUTHENTICATED, DETAILS[NOT_AUTHENTICATED])
-    held = session.get(ticket.TICKET_KEY)
-    if login_given is not None:
-        session[ticket.TICKET_KEY] = login_given
-    redeemed = await ticket.redeem(call.otp, call.request, "")
+    redeemed = await ticket.redeem(call.otp, call.request, "", login_token)
     if redeemed is None:
-        # One that is no good takes no other's place.
-        session.pop(ticket.TICKET_KEY, None)
-        if held is not None:
-            session[ticket.TICKET_KEY] = held
         raise _login_expired()
     return redeemed[0], True
 

@@ -30,15 +30,19 @@ async def issue(
     return True
 
 
-async def redeem(otp: Site, request: Request, username: str) -> tuple[Any, str] | None:
+async def redeem(
+    otp: Site, request: Request, username: str, given_token: str | None = None
+) -> tuple[Any, str] | None:
     """The user of the client's ticket and the name that was typed for it; None without one.
 
     Args:
         otp: the application's.
         request: the request.
         username: what was typed now; another name than the ticket's has none.
+        given_token: the ticket, of a client that sends it; if it is good, the client holds it from
+            now on in place of another.
     """
-    claims = _claims(otp, request)
+    claims = _claims(otp, request, given_token)
     if claims is None or not otp.users.can_be_loaded or username not in ("", claims["username"]):
         return None
 
@@ -46,7 +50,11 @@ async def redeem(otp: Site, request: Request, username: str) -> tuple[Any, str] 
         return await otp.users.load(request, key)
 
     user = await otp.tickets.redeem(claims["token"], load)
-    return None if user is None else (user, claims["username"])
+    if user is None:
+        return None
+    if given_token is not None:
+        request.session[TICKET_KEY] = given_token
+    return user, claims["username"]
 
 
 def token_of(otp: Site, request: Request) -> str | None:
@@ -55,5 +63,6 @@ def token_of(otp: Site, request: Request) -> str | None:
     return None if claims is None else str(claims["token"])
 
 
-def _claims(otp: Site, request: Request) -> dict[str, Any] | None:
-    return otp.keyring.read_ticket(request.session.get(TICKET_KEY), clock.now(), MAX_AGE)
+def _claims(otp: Site, request: Request, given_token: str | None = None) -> dict[str, Any] | None:
+    held_token = request.session.get(TICKET_KEY) if given_token is None else given_token
+    return otp.keyring.read_ticket(held_token, clock.now(), MAX_AGE)

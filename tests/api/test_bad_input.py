@@ -1,5 +1,6 @@
 """What is bad gets a clear problem, and changes nothing."""
 
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -70,6 +71,38 @@ async def test_content_types(client: Client, content_type: str) -> None:
     headers = {"content-type": content_type}
     answer = await client.post(client.root + "/session", content=sent, headers=headers)
     assert problem_of(answer) == (415, "unsupported_media_type")
+
+
+async def test_a_log_in_that_is_none(api: object, alice: User, sessions: Sessions) -> None:
+    """It takes the place of nothing: the client's own goes on, and keeps no text of another's."""
+    await make_totp(sessions, alice)
+    async with Client(api, "cookie") as client:
+        said = await client.sign_in()
+        for login in ("", "x" * 5000, said["login"][:-1] + "A"):
+            body = {"login": login, "token": totp_token(), "device": "totp/1"}
+            for path in ("/session/token", "/session/challenge"):
+                answer = await client.call("POST", path, body)
+                assert problem_of(answer) == (410, "login_expired")
+                assert "set-cookie" not in answer.headers
+        assert await client.ask("GET", "/session") == said
+
+
+@pytest.mark.parametrize("field", ["token", "device", "login"])
+async def test_what_is_no_text_is_not_left_out(
+    client: Client, alice: User, sessions: Sessions, field: str
+) -> None:
+    """A lone surrogate names no device, and not any device either."""
+    await make_totp(sessions, alice)
+    said = await client.sign_in()
+    body = {"token": totp_token(), **client.with_login(said)}
+    # Written out, since it can't be encoded.
+    text = json.dumps({**body, field: "\ud800"})
+    answer = await client.post(
+        f"{client.root}/session/token", content=text, headers={"content-type": "application/json"}
+    )
+    assert problem_of(answer) == (400, "invalid_request")
+    assert answer.json()["errors"] == [{"field": field, "code": "invalid"}]
+    assert (await client.ask("POST", "/session/token", body))["state"] == "verified"
 
 
 async def test_tokens(client: Client, alice: User, sessions: Sessions) -> None:

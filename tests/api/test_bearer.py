@@ -123,6 +123,15 @@ async def test_routes_that_nobody_reads_tokens_for(otp: OTP, alice: User) -> Non
             await client.get("/mobile/auth/session")
 
 
+async def test_cookie_routes_where_nobody_reads_cookies(otp: OTP) -> None:
+    """The same the other way round, whoever comes."""
+    app = make_bare(otp)
+    app.routes.append(Mount("/auth", routes=otp.api_routes()))
+    async with Client(app, "cookie") as client:
+        with pytest.raises(ConfigurationError, match="for cookies"):
+            await client.get("/auth/session")
+
+
 @pytest.mark.parametrize("transports", ["bearer", (), ("cookies",), ("bearer", "x")], ids=str)
 def test_transports_that_are_none(otp: OTP, transports: object) -> None:
     with pytest.raises(ConfigurationError, match="transports"):
