@@ -98,6 +98,10 @@ async def new_password(call: Call) -> models.Session:
         raise invalid("password", detail=str(exc)) from None
     except DeviceRejected:
         raise Refused(401, "session_expired", "The session has ended meanwhile.") from None
+    if call.verdict.token is None:
+        # Another change of it, or a log-out, was faster.
+        detail = "The password was changed, but the session has ended meanwhile."
+        raise Refused(401, "session_expired", detail)
     return await session_of(call)
 
 

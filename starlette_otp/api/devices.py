@@ -106,7 +106,7 @@ async def _confirmed(call: Call, device: Any) -> models.Confirmed:
             raise Refused(401, "session_expired", "The session has ended meanwhile.") from None
     codes = None
     if await codes_left(call.request) == 0:
-        codes = await call.otp.recovery_codes.renew(call.user)
+        codes = await call.otp.recovery_codes.make_first(call.user)
     made = models.Confirmed if call.transport == "cookie" else models.BearerConfirmed
     session: Any = await session_of(call)
     return made(device=shown(call, device), session=session, recovery_codes=codes)

@@ -46,13 +46,7 @@ class RecoveryCodes:
         Raises:
             ConfigurationError: there is no static device's class.
         """
-        model = self._device_model
-        tokens: Any = static_model(model).__static_token_model__
-        its_device = tokens.device_id == model.id
-        codes = self._devices_of(user).order_by(None).join(tokens, its_device)
-        # Those of before there was that column are as old as their device, at most.
-        made_at = func.max(func.coalesce(tokens.created_at, model.created_at))
-        query = codes.with_only_columns(func.count(tokens.id), made_at)
+        query = self._left_since(user)
 
         async def work(session: AsyncSession) -> tuple[int, datetime | None]:
             left, since = (await session.execute(query)).one()
@@ -62,14 +56,30 @@ class RecoveryCodes:
 
     async def renew(self, user: object, number: int = NUMBER) -> list[str]:
         """`OTP.new_recovery_codes`."""
+        return await self._renew(user, number)
+
+    async def make_first(self, user: object) -> list[str] | None:
+        """Make codes for who has none left, which count at once; None for who has some.
+
+        Of several who ask at once, one gets them: codes shown to the others would be worth nothing.
+
+        Raises:
+            ConfigurationError: there is no static device's class.
+            ValueError: the user is nobody.
+        """
+        return await self._renew(user, NUMBER, if_none=True) or None
+
+    async def _renew(self, user: object, number: int, if_none: bool = False) -> list[str]:
         model, key = self._somebodys(user)
         if not 1 <= number <= MAX_NUMBER:
             raise ValueError(f"A set has 1 to {MAX_NUMBER} recovery codes.")
         query = locked(self._devices_of(user))
         made_tokens: list[str] = []
 
-        async def work(session: AsyncSession) -> tuple[Any, bool]:
+        async def work(session: AsyncSession) -> tuple[Any, bool] | None:
             await take_turn(session, self._device_model, "recovery codes", key)
+            if if_none and (await session.execute(self._left_since(user))).one()[0]:
+                return None
             devices = list(await session.scalars(query))
             is_new = not devices
             if is_new:
@@ -82,8 +92,10 @@ class RecoveryCodes:
                 await other.replace_tokens(0)
             return first, is_new
 
-        device, is_new = await self._transactions.write(work)
-        await self._tell_renewed(user, device, is_new, number)
+        made = await self._transactions.write(work)
+        if made is None:
+            return []
+        await self._tell_renewed(user, *made, number)
         return made_tokens
 
     async def prepare(self, user: object, number: int = NUMBER) -> tuple[Any, list[str]]:
@@ -165,6 +177,15 @@ class RecoveryCodes:
             return None
         await self._tell_renewed(user, *found)
         return found[0]
+
+    def _left_since(self, user: object) -> Select[Any]:
+        model = self._device_model
+        tokens: Any = static_model(model).__static_token_model__
+        its_device = tokens.device_id == model.id
+        codes = self._devices_of(user).order_by(None).join(tokens, its_device)
+        # Those of before there was that column are as old as their device, at most.
+        made_at = func.max(func.coalesce(tokens.created_at, model.created_at))
+        return codes.with_only_columns(func.count(tokens.id), made_at)
 
     def _somebodys(self, user: object) -> tuple[Any, Any]:
         model, key = static_model(self._device_model), self._device_model.user_key(user)
