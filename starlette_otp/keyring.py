@@ -123,12 +123,14 @@ class Keyring:
         data = json.dumps(payload).encode()
         return self._tickets.encrypt_at_time(data, int(now.timestamp())).decode()
 
-    def read_ticket(self, ticket: object, now: datetime, max_age: int) -> dict[str, Any] | None:
+    def read_ticket(
+        self, ticket_token: object, now: datetime, max_age: int
+    ) -> dict[str, Any] | None:
         """The payload of a ticket no older than `max_age` seconds, else None."""
-        if not isinstance(ticket, str):
+        if not isinstance(ticket_token, str):
             return None
         try:
-            data = self._tickets.decrypt_at_time(ticket, max_age, int(now.timestamp()))
+            data = self._tickets.decrypt_at_time(ticket_token, max_age, int(now.timestamp()))
         except (InvalidToken, ValueError):
             return None
         payload: dict[str, Any] = json.loads(data)

@@ -5,6 +5,7 @@ import re
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.message import EmailMessage
@@ -20,6 +21,8 @@ from starlette_otp import OTP, ConfigurationError, SMTPMailer, oath
 from starlette_otp.devices.policies import refusal_in_words
 from starlette_otp.models import Device, EmailDevice, HOTPDevice, StaticDevice, User
 from starlette_otp.service import passwords, rotation
+from tests.api.client import Client, make_api
+from tests.support import PASSWORD as PASSWORD_OF_ALL
 from tests.support import SECRET_KEY, Browser, Sessions, add, csrf_of, make_totp, totp_token
 
 PACKAGE = str(Path(starlette_otp.__file__).parent)
@@ -137,6 +140,53 @@ async def test_what_is_secret_is_named_so(
                 SMTPMailer(url.format(quote(PASSWORD)))
     assert not watch.found, "\n".join(sorted(watch.found))
     assert {"SealedSecretMixin._seal", "TOTPDeviceMixin.check_token", "_fits"} <= watch.seen
+
+
+OF_ASGI = re.compile(r": (request|conn|scope|send|websocket|app|_)$")
+"""What every application holds, headers and all: trackers know those by their names."""
+
+
+async def test_what_is_secret_in_json_is_named_so(
+    otp: OTP, alice: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for the JSON routes: bodies, answers, problems, and the tokens of bearers."""
+    otp.password_is_enough = True
+    with watching() as watch:
+        needles = watch.needles
+        needles.append(PASSWORD_OF_ALL)
+        monkeypatch.setattr(EmailDevice, "mailer", box := Mailbox(watch))
+        async with Client(make_api(otp), "bearer") as client:
+
+            async def ask(method: str, path: str, body: Any = None, status: int = 200) -> Any:
+                said = await client.ask(method, path, body, status)
+                session = said.get("session", said)
+                needles.extend(filter(None, map(session.get, ("access_token", "login"))))
+                return said
+
+            await ask("POST", "/session", {"username": "alice", "password": PASSWORD_OF_ALL})
+            begun = await ask("POST", "/devices", {"kind": "totp"}, 201)
+            needles.append(begun["setup"]["secret"])
+            secret = base64.b32decode(begun["setup"]["secret"])
+            needles.append(token := oath.hotp(secret, int(time.time() // 30)))
+            path = f"/devices/{begun['device']['id']}/confirm"
+            needles += (await ask("POST", path, {"token": token}))["recovery_codes"]
+            mail = await ask("POST", "/devices", {"kind": "email", "email": "a@home.example"}, 201)
+            await ask("POST", f"/devices/{mail['device']['id']}/confirm", {"token": box.token})
+            needles += (codes := (await ask("POST", "/recovery-codes", status=201))["codes"])
+            await ask("POST", "/session/token", {"token": codes[0]})
+            await ask("POST", "/password", {"password": PASSWORD})
+            await client.ask("DELETE", "/session", status=204)
+            client.headers.pop("authorization", None)
+
+            otp.password_is_enough = False
+            said = await ask("POST", "/session", {"username": "alice", "password": PASSWORD})
+            login = {"login": said["login"]}
+            challenged = {"device": mail["device"]["id"], **login}
+            await ask("POST", "/session/challenge", challenged)
+            await client.refused("POST", "/session/token", {"token": codes[0], **login})
+            await ask("POST", "/session/token", {"token": codes[1], **login})
+    found = [one for one in sorted(watch.found) if not OF_ASGI.search(one)]
+    assert not found, "\n".join(found)
 
 
 def totp_at(device: Any, counter: int) -> str:

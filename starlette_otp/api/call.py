@@ -50,26 +50,26 @@ class Refused(Exception):
         status: of the answer.
         code: what is wrong, for programs.
         detail: the same for people.
-        more: members of the problem; a moment until which to wait makes Retry-After, too.
+        secret_more: members of the problem; a moment until which to wait makes Retry-After, too.
     """
 
-    def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
+    def __init__(self, status: int, code: str, detail: str, **secret_more: Any) -> None:
         super().__init__(code)
-        self.status, self.code, self.detail, self.more = status, code, detail, more
+        self.status, self.code, self.detail, self.secret_more = status, code, detail, secret_more
 
     def response(self, verdict: Verdict) -> Response:
         """The answer."""
-        more, headers = dict(self.more), {}
-        until = more.get("locked_until") or more.get("next_at")
+        secret_more, headers = dict(self.secret_more), {}
+        until = secret_more.get("locked_until") or secret_more.get("next_at")
         if isinstance(until, datetime):
             seconds = (until - clock.now()).total_seconds()
-            more["retry_after"] = max(1, math.ceil(seconds))
-        if more.get("retry_after") is not None:
-            headers["Retry-After"] = str(more["retry_after"])
+            secret_more["retry_after"] = max(1, math.ceil(seconds))
+        if secret_more.get("retry_after") is not None:
+            headers["Retry-After"] = str(secret_more["retry_after"])
         if self.status == 401:
             headers["WWW-Authenticate"] = authenticate(verdict, self.code)
-        ready = {name: _ready(value) for name, value in more.items()}
-        return problem(self.status, self.code, self.detail, headers, **ready)
+        secret_ready = {name: _ready(secret_or_not) for name, secret_or_not in secret_more.items()}
+        return problem(self.status, self.code, self.detail, headers, **secret_ready)
 
 
 class Guarded(Exception):
@@ -155,11 +155,14 @@ class Call:
         Raises:
             Refused: it is no JSON object, or not one of these; or too large.
         """
-        data = await _json(self.request)
+        secret_data = await _json(self.request)
         # What can't be encoded again is no text, and not nothing either, which may be left out.
-        data = {name: 0 if _is_broken(value) else value for name, value in data.items()}
+        secret_data = {
+            name: 0 if _is_broken(secret_or_text) else secret_or_text
+            for name, secret_or_text in secret_data.items()
+        }
         try:
-            return model.model_validate(data)
+            return model.model_validate(secret_data)
         except ValidationError as exc:
             errors = [(str(e["loc"][0]) if e["loc"] else "", e["type"]) for e in exc.errors()]
         if ("token", "missing") in errors:
@@ -241,12 +244,12 @@ async def _json(request: Request) -> dict[str, Any]:
     except HTTPException as exc:
         raise Refused(413, "too_large", f"The body has at most {MAX_BODY} bytes.") from exc
     try:
-        data = json.loads(secret_body.decode(), parse_constant=_refuse_constant)
+        secret_data = json.loads(secret_body.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise Refused(400, "malformed_json", "The body is not JSON.") from None
-    if not isinstance(data, dict):
+    if not isinstance(secret_data, dict):
         raise Refused(400, "malformed_json", "The body has to be a JSON object.")
-    return data
+    return secret_data
 
 
 def _refuse_constant(name: str) -> None:
@@ -254,14 +257,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _is_broken(value: object) -> bool:
-    return isinstance(value, str) and not is_text(value)
+def _is_broken(secret_or_text: object) -> bool:
+    return isinstance(secret_or_text, str) and not is_text(secret_or_text)
 
 
-def _ready(value: Any) -> Any:
+def _ready(secret_or_not: Any) -> Any:
     """A member of a problem as JSON takes it."""
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, list):
-        return [_ready(one) for one in value]
-    return value.isoformat() if isinstance(value, datetime) else value
+    if isinstance(secret_or_not, BaseModel):
+        return secret_or_not.model_dump(mode="json")
+    if isinstance(secret_or_not, list):
+        return [_ready(one) for one in secret_or_not]
+    return secret_or_not.isoformat() if isinstance(secret_or_not, datetime) else secret_or_not

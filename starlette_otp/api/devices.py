@@ -104,12 +104,12 @@ async def _confirmed(call: Call, device: Any) -> models.Confirmed:
         except DeviceRejected:
             # Removed, or signed out, elsewhere meanwhile.
             raise Refused(401, "session_expired", "The session has ended meanwhile.") from None
-    codes = None
+    made_tokens = None
     if await codes_left(call.request) == 0:
-        codes = await call.otp.recovery_codes.make_first(call.user)
+        made_tokens = await call.otp.recovery_codes.make_first(call.user)
     made = models.Confirmed if call.transport == "cookie" else models.BearerConfirmed
     session: Any = await session_of(call)
-    return made(device=shown(call, device), session=session, recovery_codes=codes)
+    return made(device=shown(call, device), session=session, recovery_codes=made_tokens)
 
 
 async def rename_device(call: Call) -> models.Device:
@@ -199,9 +199,9 @@ def _setup(call: Call, device: Any) -> models.Setup | None:
         return None
     user, app = call.user, device
     account = str(getattr(user, "username", "") or getattr(user, "display_name", ""))[:64]
-    url = app.config_url(account)  # type: ignore[attr-defined]
+    secret_url = app.config_url(account)  # type: ignore[attr-defined]
     secret = qr.grouped(app.secret).replace(" ", "")
-    return models.Setup(secret=secret, otpauth_url=url, qr_svg=qr.svg(url))
+    return models.Setup(secret=secret, otpauth_url=secret_url, qr_svg=qr.svg(secret_url))
 
 
 def _enrolment(

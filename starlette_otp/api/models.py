@@ -27,8 +27,8 @@ class SignIn(Body):
     """Name and password; the token, too, for a log-in in one step."""
 
     username: str
-    password: str
-    token: str | None = None
+    password: str = Field(repr=False)
+    token: str | None = Field(None, repr=False)
     device: str | None = Field(None, description="Which device the token is of; else any.")
 
 
@@ -36,15 +36,15 @@ class ChallengeWanted(Body):
     """Which device is to send a code."""
 
     device: str
-    login: str | None = Field(None, description="Of a log-in that waits for its token.")
+    login: str | None = Field(None, repr=False, description="Of a log-in that waits for its token.")
 
 
 class Token(Body):
     """The token of a device."""
 
-    token: str
+    token: str = Field(repr=False)
     device: str | None = Field(None, description="Which device it is of; else any.")
-    login: str | None = Field(None, description="Of a log-in that waits for its token.")
+    login: str | None = Field(None, repr=False, description="Of a log-in that waits for its token.")
 
 
 class NewDevice(Body):
@@ -59,7 +59,7 @@ class NewDevice(Body):
 class Confirmation(Body):
     """The first token of a new device."""
 
-    token: str
+    token: str = Field(repr=False)
     name: str | None = None
 
 
@@ -72,8 +72,8 @@ class NewName(Body):
 class NewPassword(Body):
     """A new password; that of now, too, where no device has verified the session."""
 
-    password: str
-    current_password: str | None = None
+    password: str = Field(repr=False)
+    current_password: str | None = Field(None, repr=False)
 
 
 class DeviceChoice(BaseModel):
@@ -114,7 +114,9 @@ class Session(BaseModel):
     """Who is signed in, and what may come next."""
 
     state: State
-    login: str | None = Field(description="Stands for the password until the token follows.")
+    login: str | None = Field(
+        repr=False, description="Stands for the password until the token follows."
+    )
     devices: list[DeviceChoice] = Field(description="Those that could be asked for a token.")
     challenge: Challenge | None
     user: User | None
@@ -131,7 +133,7 @@ class Session(BaseModel):
 class BearerSession(Session):
     """The same, with the token where the session has begun or was renewed."""
 
-    access_token: str | None = None
+    access_token: str | None = Field(None, repr=False)
     token_type: Literal["bearer"] | None = None
     expires_in: int | None = Field(None, description="Seconds.")
 
@@ -145,9 +147,9 @@ class Devices(BaseModel):
 class Setup(BaseModel):
     """What an authenticator app needs, shown this once."""
 
-    secret: str = Field(description="In base 32.")
-    otpauth_url: str
-    qr_svg: str | None
+    secret: str = Field(repr=False, description="In base 32.")
+    otpauth_url: str = Field(repr=False)
+    qr_svg: str | None = Field(repr=False)
 
 
 class Enrolment(BaseModel):
@@ -164,7 +166,7 @@ class Confirmed(BaseModel):
 
     device: Device
     session: Session
-    recovery_codes: list[str] | None
+    recovery_codes: list[str] | None = Field(repr=False)
 
 
 class BearerConfirmed(Confirmed):
@@ -183,7 +185,7 @@ class RecoveryCodes(BaseModel):
 class NewCodes(BaseModel):
     """Recovery codes in place of all earlier ones, shown this once."""
 
-    codes: list[str]
+    codes: list[str] = Field(repr=False)
 
 
 class SessionListed(BaseModel):

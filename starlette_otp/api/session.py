@@ -32,26 +32,26 @@ async def sign_in(call: Call) -> models.Session:
     """Sign in with name and password, and a token, or the token after that."""
     body = await call.body(models.SignIn)
     otp, request = call.otp, call.request
-    former = ticket.token_of(otp, request)
+    former_token = ticket.token_of(otp, request)
     request.session.pop(ticket.TICKET_KEY, None)
     user = None
     if body.username and body.password:
         user = await authenticate(otp, request, body.username, body.password)
     if user is None:
-        await otp.tickets.discard(former)
+        await otp.tickets.discard(former_token)
         raise Refused(401, "invalid_login", _NO_MATCH)
     token = (body.token or "").strip()
     if await otp.requirement.is_lacking(user) or (otp.password_is_enough and not token):
-        await otp.tickets.discard(former)
+        await otp.tickets.discard(former_token)
         return await _enter(call, user)
     if not token:
-        await _wait(call, body.username, user, former)
+        await _wait(call, body.username, user, former_token)
         return await session_of(call, user)
     attempt = await tokens.attempt(call, user, token, body.device)
     if attempt.device is None:
-        await _wait(call, body.username, user, former)
+        await _wait(call, body.username, user, former_token)
         raise await tokens.refused_token(call, attempt, body.device, user)
-    await otp.tickets.discard(former)
+    await otp.tickets.discard(former_token)
     return await _enter(call, attach(user, attempt.device))
 
 
@@ -71,9 +71,9 @@ async def verify(call: Call) -> models.Session:
     if attempt.device is None:
         raise await tokens.refused_token(call, attempt, body.device, user if is_waiting else None)
     if is_waiting:
-        held = ticket.token_of(call.otp, call.request)
+        held_token = ticket.token_of(call.otp, call.request)
         call.request.session.pop(ticket.TICKET_KEY, None)
-        if not await call.otp.tickets.discard(held):
+        if not await call.otp.tickets.discard(held_token):
             # A copy of it was faster.
             raise _login_expired()
         return await _enter(call, attach(user, attempt.device))
@@ -104,12 +104,12 @@ async def _enter(call: Call, user: Any) -> models.Session:
     return await session_of(call)
 
 
-async def _wait(call: Call, username: str, user: Any, former: str | None) -> None:
+async def _wait(call: Call, username: str, user: Any, former_token: str | None) -> None:
     """Let a ticket stand for the password."""
     otp = call.otp
     if not otp.users.can_be_loaded:
         raise Refused(400, "token_required", "Send name, password and code together.")
-    if not await ticket.issue(otp, call.request, username, user, former):
+    if not await ticket.issue(otp, call.request, username, user, former_token):
         raise Refused(401, "invalid_login", _NO_MATCH)
 
 

@@ -29,7 +29,7 @@ async def session_of(
     user = call.user if waiting is None else waiting
     devices = await choices_of(call, user)
     began, expires_at = await _span(call) if waiting is None else (None, None)
-    said: dict[str, Any] = {
+    session: dict[str, Any] = {
         "state": "challenge_sent" if sent else await _state(call, waiting, devices),
         "login": None,
         "devices": devices,
@@ -43,19 +43,22 @@ async def session_of(
         "acr": None,
     }
     if waiting is not None:
-        said["login"] = call.request.session.get(ticket.TICKET_KEY)
+        session["login"] = call.request.session.get(ticket.TICKET_KEY)
     elif user is not None:
-        said |= {"user": _user(call), "amr": amr_of(verdict), "acr": acr_of(verdict)}
+        session |= {"user": _user(call), "amr": amr_of(verdict), "acr": acr_of(verdict)}
         if verdict.device is not None:
-            said["device"], said["verified_at"] = shown(call, verdict.device), verdict.verified_at
+            session["device"], session["verified_at"] = (
+                shown(call, verdict.device),
+                verdict.verified_at,
+            )
         since = verdict.verified_at or (None if devices else began)
-        said["max_age_left"] = None if since is None else _left(since, otp.reauthenticate_after)
+        session["max_age_left"] = None if since is None else _left(since, otp.reauthenticate_after)
     if call.transport == "cookie":
-        return models.Session(**said)
+        return models.Session(**session)
     if verdict.token is not None and expires_at is not None:
         seconds = int((expires_at - clock.now()).total_seconds())
-        said |= {"access_token": verdict.token, "token_type": "bearer", "expires_in": seconds}
-    return models.BearerSession(**said)
+        session |= {"access_token": verdict.token, "token_type": "bearer", "expires_in": seconds}
+    return models.BearerSession(**session)
 
 
 async def _state(call: Call, waiting: Any | None, devices: Sequence[Any]) -> str:

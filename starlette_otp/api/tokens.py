@@ -57,20 +57,20 @@ async def refused_token(
     """
     if device_id is not None and attempt.reason is VerificationFailure.NO_DEVICE:
         return no_such_device()
-    more: dict[str, Any] = {}
+    secret_more: dict[str, Any] = {}
     if waiting is not None:
-        more["login"] = call.request.session.get(ticket.TICKET_KEY)
-        more["devices"] = await choices_of(call, waiting)
+        secret_more["login"] = call.request.session.get(ticket.TICKET_KEY)
+        secret_more["devices"] = await choices_of(call, waiting)
     refusal = attempt.refusal
     if refusal is None:
-        return Refused(400, "invalid_token", _WRONG, **more)
+        return Refused(400, "invalid_token", _WRONG, **secret_more)
     if refusal.get("reason") == VerifyNotAllowed.N_FAILED_ATTEMPTS:
         until = refusal.get("locked_until")
         when = "once it was reset" if until is None else clock.in_words(until)
         detail = f"There were too many wrong codes. Please try again {when}."
-        return Refused(429, "n_failed_attempts", detail, locked_until=until, **more)
+        return Refused(429, "n_failed_attempts", detail, locked_until=until, **secret_more)
     detail = str(refusal.get("error_message", "This device can't be used now."))
-    return Refused(403, "verification_not_allowed", detail, **more)
+    return Refused(403, "verification_not_allowed", detail, **secret_more)
 
 
 def no_such_device() -> Refused:

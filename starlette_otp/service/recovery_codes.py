@@ -178,7 +178,7 @@ class RecoveryCodes:
         await self._tell_renewed(user, *found)
         return found[0]
 
-    def _left_since(self, user: object) -> Select[Any]:
+    def _left_since(self, user: object) -> Any:
         model = self._device_model
         tokens: Any = static_model(model).__static_token_model__
         its_device = tokens.device_id == model.id

@@ -107,9 +107,9 @@ class SessionAuthBackend(AuthenticationBackend):
                 "AuthenticationMiddleware (with add_middleware after it: what is added last comes "
                 "first)."
             )
-        bearer = bearer_token(conn) if self._takes_bearer else None
-        if bearer is not None or not self._takes_cookies:
-            conn.scope[BEARER] = bearer or ""
+        given_token = bearer_token(conn) if self._takes_bearer else None
+        if given_token is not None or not self._takes_cookies:
+            conn.scope[BEARER] = given_token or ""
         if self.exclude and self._is_excluded(conn):
             return None
         token = conn.scope[BEARER] if BEARER in conn.scope else self.otp.cookie.token(conn)

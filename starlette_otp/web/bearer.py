@@ -14,8 +14,8 @@ def bearer_token(conn: HTTPConnection) -> str | None:
     Returns:
         Nothing in a text for another scheme, or for several headers; None without the header.
     """
-    headers = conn.headers.getlist("authorization")
-    if not headers:
+    token_headers = conn.headers.getlist("authorization")
+    if not token_headers:
         return None
-    scheme, _, token = headers[0].partition(" ")
-    return token.strip() if len(headers) == 1 and scheme.lower() == "bearer" else ""
+    scheme, _, token = token_headers[0].partition(" ")
+    return token.strip() if len(token_headers) == 1 and scheme.lower() == "bearer" else ""

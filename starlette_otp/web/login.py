@@ -222,8 +222,8 @@ def _take_over(request: Request, verdict: Verdict, user: Any) -> None:
 
 def _token(request: Request, verdict: Verdict) -> str | None:
     """What the client holds, or will hold after this answer."""
-    held = verdict.bearer if verdict.bearer is not None else verdict.otp.cookie.token(request)
-    return verdict.token or held
+    held_token = verdict.bearer if verdict.bearer is not None else verdict.otp.cookie.token(request)
+    return verdict.token or held_token
 
 
 def _tell(request: Request, verdict: Verdict) -> None:

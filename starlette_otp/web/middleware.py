@@ -54,8 +54,8 @@ class OTPMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
-        bearer = scope.get(BEARER)
-        if bearer is not None:
+        given_token = scope.get(BEARER)
+        if given_token is not None:
             # SessionMiddleware, where there is one, keeps its own.
             scope = {**scope, "session": {}}
         if "session" not in scope or "user" not in scope:
@@ -71,7 +71,7 @@ class OTPMiddleware:
             refuse_open_routes(routes)
             self._routes = routes
         verdict = scope[VERDICT] = Verdict(self.otp, scope.get("root_path", ""))
-        verdict.routes, verdict.bearer = self._routes, bearer
+        verdict.routes, verdict.bearer = self._routes, given_token
         # Nothing that the scope leads to holds it: with a circle every request were garbage.
         send = partial(_send, scope, verdict, send)
         user = unwrapped(scope["user"])

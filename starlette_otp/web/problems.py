@@ -13,7 +13,11 @@ SCHEME = "Session"
 
 
 def problem(
-    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+    status: int,
+    code: str,
+    detail: str,
+    headers: Mapping[str, str] | None = None,
+    **secret_more: Any,
 ) -> JSONResponse:
     """The answer to a program that is refused; never stored.
 
@@ -22,15 +26,15 @@ def problem(
         code: what is wrong, for programs: "not_verified".
         detail: the same in a sentence for people.
         headers: more of them.
-        more: members beside these; what is None is left out.
+        secret_more: members beside these; what is None is left out.
     """
-    body = {
+    secret_body = {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "code": code,
-        **{name: value for name, value in more.items() if value is not None},
+        **{name: secret for name, secret in secret_more.items() if secret is not None},
     }
     challenge = (
         {"WWW-Authenticate": f'{SCHEME} realm="two-factor"'}
@@ -38,4 +42,4 @@ def problem(
         else {}
     )
     headers = {"Cache-Control": "no-store", **challenge, **(headers or {})}
-    return JSONResponse(body, status, headers, "application/problem+json")
+    return JSONResponse(secret_body, status, headers, "application/problem+json")
