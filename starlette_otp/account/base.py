@@ -11,8 +11,9 @@ from starlette.responses import RedirectResponse, Response
 
 from starlette_otp import clock
 from starlette_otp.account.words import ago, in_sentence, label, on_day
+from starlette_otp.web.body import replay
 from starlette_otp.web.forms import LogoutForm
-from starlette_otp.web.guards import Wanted, refuse
+from starlette_otp.web.guards import Wanted, look_again, refuse
 from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
     REVERIFICATION_REQUIRED,
@@ -54,6 +55,14 @@ class AccountView(OTPEndpoint):
 
     async def refusal(self, request: Request) -> Response | None:
         """The way to the log-in, or to the password; None for who may go on."""
+        if request.method == "POST":
+            # It is judged once all of it is there, which may be long after it began.
+            self.receive = replay(await request.body(), self.receive)
+            await look_again(request)
+        return await self.judge(request)
+
+    async def judge(self, request: Request) -> Response | None:
+        """The same by the verdict as it is now."""
         refusal = await account_refusal(request, self.changes, self.enrols, self.asks_password)
         if refusal is None:
             return None

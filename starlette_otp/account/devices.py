@@ -179,6 +179,7 @@ class ConfirmView(DeviceView):
             form.otp_token.data,
             device.persistent_id,
             confirming=True,
+            as_first=verdict_of(request).device is None,
             browser=form.browser,
             asking_browser=form.asking_browser,
             address=client.address,
@@ -188,7 +189,8 @@ class ConfirmView(DeviceView):
             return await self._go_on(request)
         if attempt.reason is VerificationFailure.NO_DEVICE:
             answer = self._unless_waiting(request, await self.device(request))
-            return answer or self.gone(request)
+            # Another one was confirmed first, elsewhere: this one wants a verification by that.
+            return answer or await self.judge(request) or self.gone(request)
         if attempt.device is None:
             form.refuse(attempt)
             return show_confirm(self, request, form, device)

@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from starlette_otp.exceptions import is_away
-from starlette_otp.web.body import is_utf8
+from starlette_otp.web.body import is_utf8, replay
 from starlette_otp.web.forms import LogoutForm
-from starlette_otp.web.guards import Wanted, refuse
+from starlette_otp.web.guards import Wanted, look_again, refuse
 from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.problems import problem
 from starlette_otp.web.refusals import REVERIFICATION_REQUIRED, REVERIFY_PARAMETER, refusal_problem
@@ -109,7 +109,11 @@ class Gate:
             if not await _is_ours(request, body):
                 message = LogoutForm(request).messages()["csrf_failed"]
                 return await self._error(request, 403, "csrf_failed", message), receive
-            receive = _replay(body, receive)
+            # Who may enter no more may have begun to send long ago.
+            await look_again(request)
+            if not await allows(self.site, request):
+                return _refused(request), receive
+            receive = replay(body, receive)
         elif not _LEADS_TO_CHANGES.match(path):
             return None, receive
         stale = await refuse(request, Wanted(max_age=self.site.max_age)) is not None
@@ -224,7 +228,7 @@ async def _is_ours(request: Request, body: bytes) -> bool:
 
 
 async def _field(scope: Scope, body: bytes) -> str:
-    request = Request(scope, _replay(body))
+    request = Request(scope, replay(body))
     if not is_utf8(request):
         return ""
     try:
@@ -233,18 +237,6 @@ async def _field(scope: Scope, body: bytes) -> str:
     except (HTTPException, MultiPartException, FormParserError):
         return ""
     return token if isinstance(token, str) else ""
-
-
-def _replay(body: bytes, then: Receive | None = None) -> Receive:
-    """A channel that gives a body that was read already, and then what comes after it."""
-    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive() -> Message:
-        if messages:
-            return messages.pop()
-        return await then() if then is not None else {"type": "http.disconnect"}
-
-    return receive
 
 
 def _private(send: Send) -> Send:

@@ -22,6 +22,7 @@ from starlette_otp.account.base import account_refusal
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable
 from starlette_otp.web.base_form import CSRF_KEY, asking_browser
 from starlette_otp.web.body import MAX_BODY, is_text
+from starlette_otp.web.guards import look_again
 from starlette_otp.web.held import let_in
 from starlette_otp.web.journal import Client, client_of
 from starlette_otp.web.origin import is_cross_site
@@ -109,6 +110,7 @@ class Call:
     def __init__(self, request: Request, transport: Transport) -> None:
         self.request = _by_transport(request, transport)
         self.transport = transport
+        self._secret_body: bytes | None = None
         self.verdict = verdict_of(self.request)
         self.otp = self.verdict.otp
         if self.verdict.away:
@@ -144,10 +146,19 @@ class Call:
         Raises:
             Guarded: it refuses.
         """
+        if self.request.method not in _SAFE and await self._read():
+            # It is judged once all of it is there, which may be long after it began.
+            await look_again(self.request)
         refusal = await account_refusal(self.request, changes, enrols, asks_password)
         if refusal is not None:
             is_stale = refusal == REVERIFICATION_REQUIRED
             raise Guarded(refusal, self.otp.reauthenticate_after if is_stale else None)
+
+    async def _read(self) -> bytes:
+        """All of the body, as it was sent."""
+        if self._secret_body is None:
+            self._secret_body = await _whole(self.request)
+        return self._secret_body
 
     async def body(self, model: type[B]) -> B:
         """What was sent.
@@ -155,7 +166,7 @@ class Call:
         Raises:
             Refused: it is no JSON object, or not one of these; or too large.
         """
-        secret_data = await _json(self.request)
+        secret_data = _json(self.request, await self._read())
         # What can't be encoded again is no text, and not nothing either, which may be left out.
         secret_data = {
             name: 0 if _is_broken(secret_or_text) else secret_or_text
@@ -228,11 +239,7 @@ def _refuse_cross_site(request: Request, allowed: Sequence[str]) -> None:
         raise Refused(403, "cross_site", detail)
 
 
-async def _json(request: Request) -> dict[str, Any]:
-    content_type, _ = parse_options_header(request.headers.get("content-type"))
-    if content_type != b"application/json":
-        detail = "The body has to be JSON, with Content-Type: application/json."
-        raise Refused(415, "unsupported_media_type", detail)
+async def _whole(request: Request) -> bytes:
     secret_body = b""
     try:
         async for secret_chunk in request.stream():
@@ -243,6 +250,14 @@ async def _json(request: Request) -> dict[str, Any]:
         raise Refused(400, "malformed_json", "The body is not all there.") from None
     except HTTPException as exc:
         raise Refused(413, "too_large", f"The body has at most {MAX_BODY} bytes.") from exc
+    return secret_body
+
+
+def _json(request: Request, secret_body: bytes) -> dict[str, Any]:
+    content_type, _ = parse_options_header(request.headers.get("content-type"))
+    if content_type != b"application/json":
+        detail = "The body has to be JSON, with Content-Type: application/json."
+        raise Refused(415, "unsupported_media_type", detail)
     try:
         secret_data = json.loads(secret_body.decode(), parse_constant=_refuse_constant)
     except (ValueError, RecursionError):

@@ -19,6 +19,7 @@ from starlette_otp.api.shown import session_of, shown
 from starlette_otp.api.tokens import attempt, challenge_by, no_such_device, refused_token
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import is_clean_text
+from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.devices.words import plain_name, shown_names
 from starlette_otp.exceptions import DeviceRejected, LastDevice, TooManyPending
@@ -89,6 +90,9 @@ async def confirm_device(call: Call) -> models.Confirmed:
     name = None if body.name is None else _name(body.name)
     device_id = (await _waiting(call)).persistent_id
     tried = await attempt(call, call.user, body.token, device_id, confirming=True)
+    if tried.reason is VerificationFailure.NO_DEVICE:
+        # Another one was confirmed first, elsewhere: this one wants a verification by that.
+        await call.let_through(enrols=True)
     if tried.device is None:
         raise await refused_token(call, tried, device_id)
     device = tried.device

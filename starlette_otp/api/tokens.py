@@ -38,6 +38,7 @@ async def attempt(
         token,
         device_id,
         confirming=confirming,
+        as_first=confirming and call.verdict.device is None,
         asking_browser=call.asking_browser,
         address=call.client.address,
         agent=call.client.agent,

@@ -257,10 +257,15 @@ async def take_turn(
     session: AsyncSession, device_model: type[Any], purpose: str, key: object
 ) -> None:
     """Wait for those who are at the same for the same user, until they have committed."""
-    name = f"{table_of(device_model).fullname} {purpose} {key}"
-    turn = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    turn = turn_number(device_model, purpose, key)
     mapper = {"mapper": inspect(device_model)}
     await session.execute(select(func.pg_advisory_xact_lock(turn)), bind_arguments=mapper)
+
+
+def turn_number(device_model: type[Any], purpose: str, key: object) -> int:
+    """What names a turn to PostgreSQL."""
+    name = f"{table_of(device_model).fullname} {purpose} {key}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
 
 
 def static_model(device_model: type[Any]) -> type[Any]:

@@ -11,7 +11,18 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakValueDictionary
 
-from sqlalchemy import Select, Table, bindparam, func, inspect, or_, select, text, update
+from sqlalchemy import (
+    BigInteger,
+    Select,
+    Table,
+    bindparam,
+    func,
+    inspect,
+    or_,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import signals
@@ -31,6 +42,7 @@ from starlette_otp.service.attempts import (
     twins_of,
     untold_failures,
 )
+from starlette_otp.service.enrolment import turn_number
 from starlette_otp.service.plain import overrides_ours
 from starlette_otp.service.recovery_codes import RecoveryCodes
 from starlette_otp.service.rows import Statement, Unit
@@ -81,6 +93,7 @@ class Verification:
         device_id: str | None = None,
         *,
         confirming: bool = False,
+        as_first: bool = False,
         or_any: bool = False,
         browser: str | None = None,
         asking_browser: str | None = None,
@@ -94,6 +107,8 @@ class Verification:
             token: what the user typed.
             device_id: the persistent id of the one device to ask; None asks all of them.
             confirming: the device may be unconfirmed, and is confirmed if it accepts.
+            as_first: not if the user has a confirmed device already, of any kind; of two that are
+                confirmed at once one is the first.
             or_any: an id of no device of the user's is as good as none: all are asked.
             browser: what the browser session that sent it is known by, if it is: of two equal
                 clicks the second is known again.
@@ -115,6 +130,7 @@ class Verification:
                 device_id,
                 token,
                 confirming=confirming,
+                as_first=as_first,
                 marks=marks,
                 asking_browser=asking_browser,
             )
@@ -167,10 +183,11 @@ class Verification:
         device_id: str,
         *tokens: str,
         confirming: bool = False,
+        as_first: bool = False,
         marks: Sequence[str] = (),
         asking_browser: str | None = None,
     ) -> Attempt | None:
-        """Put tokens to one device; None if the user has no such device."""
+        """Put tokens to one device; None if the user has no such device, or another one first."""
         kind, number = parse_persistent_id(device_id)
         model = self._device_model.kind_named(kind)
         if model is None or owner is None:
@@ -190,6 +207,11 @@ class Verification:
             if device is None or device.pending_expired or not (device.confirmed or confirming):
                 return None
             failures_before = rows[0][1] or 0
+            if confirming and not device.confirmed:
+                turn = turn_number(self._device_model, "first", owner)
+                await unit.all(self._take_turn, turn=turn)
+            if as_first and await unit.all(self._other_confirmed, owner=owner, id=number):
+                return None
             if lock is self._lock_alone:
                 if failures_before:
                     return _NOT_ALONE
@@ -252,6 +274,20 @@ class Verification:
         if turn is None:
             turn = self._turns[key] = _Turn()
         return turn
+
+    @cached_property
+    def _take_turn(self) -> Statement:
+        """Wait for those who confirm another device of the same user's, until they have
+        committed. With no row locked afterwards: none waits for another in a circle."""
+        turn = func.pg_advisory_xact_lock(bindparam("turn", type_=BigInteger))
+        return Statement(lambda *what: select(*what), turn)
+
+    @cached_property
+    def _other_confirmed(self) -> Statement:
+        """A confirmed device of a user's besides this one, if there is one."""
+        row = table_of(self._device_model).c
+        mine = row.user_id == bindparam("owner"), row.confirmed, row.id != bindparam("id")
+        return Statement(lambda *what: select(*what).where(*mine).limit(1), row.id)
 
     @cached_property
     def _lock_alone(self) -> Statement:

@@ -10,6 +10,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import FormData, ImmutableMultiDict
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Message, Receive
 
 MAX_BODY = 64 * 1024
 """Bytes of a submitted form."""
@@ -41,6 +42,18 @@ async def submitted(request: Request) -> Any:
             await request.close()
             raise HTTPException(400, f"The field {name[:64]!r} has to be a text.")
     return data
+
+
+def replay(body: bytes, then: Receive | None = None) -> Receive:
+    """A channel that gives a body that was read already, and then what comes after it."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive() -> Message:
+        if messages:
+            return messages.pop()
+        return await then() if then is not None else {"type": "http.disconnect"}
+
+    return receive
 
 
 def is_utf8(request: Request) -> bool:

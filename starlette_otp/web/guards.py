@@ -34,7 +34,7 @@ from starlette_otp.web.refusals import (
 from starlette_otp.web.responses import UNAVAILABLE
 from starlette_otp.web.routing import endpoints
 from starlette_otp.web.user import unwrapped
-from starlette_otp.web.verdict import Verdict, show, verdict_of
+from starlette_otp.web.verdict import Verdict, show, show_nobody, verdict_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -325,6 +325,33 @@ async def still_verified(
         return False
     wanted = Wanted(if_configured, max_age, accept_amr)
     return now is not None and await _refusal(now, wanted) is None
+
+
+async def look_again(conn: HTTPConnection) -> None:
+    """Let the verdict be what the session's row says now.
+
+    For a change whose body a client may send as slowly as it likes, long after its session, or
+    what verified it, has ended. It costs one SELECT.
+
+    Raises:
+        DatabaseUnavailable: the database is away.
+    """
+    verdict = verdict_of(conn)
+    if verdict.user is None:
+        return
+    try:
+        now = await _now(verdict, conn)
+    except Exception as exc:
+        if not is_away(exc):
+            raise
+        raise DatabaseUnavailable() from exc
+    if now is None:
+        verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
+        show_nobody(conn.scope)
+    elif now is not verdict:
+        verdict.user, verdict.own = now.user, False
+        verdict.device, verdict.verified_at = now.device, now.verified_at
+        show(conn.scope, verdict, conn.auth.scopes)
 
 
 async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
