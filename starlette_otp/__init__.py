@@ -1,6 +1,14 @@
 """Two-factor authentication with one-time passwords for Starlette and FastAPI."""
 
+from starlette_otp.agents.browser import (
+    agent,
+    revoke_agent,
+    revoke_other_agents,
+    trust_agent,
+    trust_session,
+)
 from starlette_otp.devices import (
+    AgentMixin,
     ChallengeLimitMixin,
     DeviceMixin,
     EmailDeviceMixin,
@@ -14,6 +22,7 @@ from starlette_otp.devices import (
     UserMixin,
 )
 from starlette_otp.exceptions import (
+    AgentRejected,
     ConfigurationError,
     DatabaseUnavailable,
     DeliveryFailed,
@@ -31,6 +40,9 @@ from starlette_otp.service.notices import Notice
 from starlette_otp.service.passwords import PasswordQueue, authenticate
 from starlette_otp.signals import (
     otp_admin_action,
+    otp_agent_revoked,
+    otp_agent_stolen,
+    otp_agent_trusted,
     otp_challenge_sent,
     otp_device_added,
     otp_device_removed,
@@ -53,7 +65,12 @@ from starlette_otp.web.forms import (
     OTPTokenForm,
     PasswordForm,
 )
-from starlette_otp.web.guards import RequiresOTPMiddleware, requires_otp, still_verified
+from starlette_otp.web.guards import (
+    RequiresOTPMiddleware,
+    requires_otp,
+    requires_trusted_agent,
+    still_verified,
+)
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.middleware import OTPMiddleware
 from starlette_otp.web.notice import failures_before
@@ -62,6 +79,8 @@ from starlette_otp.web.views import LoginView, LogoutView
 
 __all__ = [
     "OTP",
+    "AgentMixin",
+    "AgentRejected",
     "BaseForm",
     "ChallengeLimitMixin",
     "ConfigurationError",
@@ -96,6 +115,7 @@ __all__ = [
     "TooManyPending",
     "TransactionRequired",
     "UserMixin",
+    "agent",
     "authenticate",
     "device_due",
     "failures_before",
@@ -104,6 +124,9 @@ __all__ = [
     "log_out",
     "login",
     "otp_admin_action",
+    "otp_agent_revoked",
+    "otp_agent_stolen",
+    "otp_agent_trusted",
     "otp_challenge_sent",
     "otp_device",
     "otp_device_added",
@@ -117,8 +140,13 @@ __all__ = [
     "otp_verification_failed",
     "otp_verified",
     "requires_otp",
+    "requires_trusted_agent",
+    "revoke_agent",
+    "revoke_other_agents",
     "secret_from_base32",
     "session_claims",
     "session_id",
     "still_verified",
+    "trust_agent",
+    "trust_session",
 ]

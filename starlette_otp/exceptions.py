@@ -42,6 +42,10 @@ class DeviceRejected(OTPError):
         self.reason = reason
 
 
+class AgentRejected(OTPError):
+    """This browser can't be made a trusted one; the message is one sentence why."""
+
+
 class DeliveryFailed(OTPError):
     """A challenge was made but could not be delivered; its token is dead.
 

@@ -62,11 +62,14 @@ class OTPRequired(SecurityBase):
     max_age: float | None = None
     accept_amr: tuple[str, ...] = ()
     current_user: Callable[..., Any] | None = None
+    accept_trusted_agent: bool = False
     scheme_name: str = field(default=_COOKIE, init=False, compare=False)
     model: Scheme = field(default_factory=lambda: _cookie("otp_session"), init=False, compare=False)
 
     def __post_init__(self) -> None:
-        wanted = Wanted(self.if_configured, self.max_age, self.accept_amr)
+        wanted = Wanted(
+            self.if_configured, self.max_age, self.accept_amr, self.accept_trusted_agent
+        )
         object.__setattr__(self, "_wanted", wanted)
         takes = [Parameter("conn", Parameter.POSITIONAL_OR_KEYWORD, annotation=HTTPConnection)]
         asks = {"bearer": _BEARER_SCHEME, "user": self.current_user}
@@ -121,6 +124,7 @@ def otp_required(
     max_age: float | None = None,
     accept_amr: Sequence[str] = (),
     current_user: Callable[..., Any] | None = None,
+    accept_trusted_agent: bool = False,
 ) -> OTPRequired:
     """A FastAPI dependency that gives `request.user` if a device verified it.
 
@@ -138,7 +142,7 @@ def otp_required(
             theirs. The guard gives what it gives.
 
     Raises:
-        ConfigurationError: it was written `Depends(otp_required)`; or `accept_amr` is a text.
+        ConfigurationError: it was written `Depends(otp_required)`; or as `requires_otp`.
     """
     if conn is not None:
         raise ConfigurationError("Write Depends(otp_required()), with parentheses.")
@@ -150,6 +154,7 @@ def otp_required(
         max_age,
         names,  # type: ignore[arg-type]  # a text is refused in one place
         current_user,
+        accept_trusted_agent,
     )
 
 

@@ -58,6 +58,7 @@ class Keyring:
         self.csrf = [_derive(secret, "csrf").hex() for secret in reversed(secrets)]
         browsers = f"browsers {name}"
         self.browsers = [_derive(secret, browsers).hex() for secret in reversed(secrets)]
+        self.agents = [_derive(secret, f"agents {name}").hex() for secret in reversed(secrets)]
 
     def seal(self, secret: bytes, *, kind: str, owner: str, secret_id: str | None = None) -> str:
         """Encrypt a device's secret for its row; `open` wants the same kind, owner and id.

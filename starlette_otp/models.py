@@ -10,6 +10,7 @@ from sqlalchemy import BigInteger, Identity, MetaData, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from starlette_otp.devices.agents import AgentMixin
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.hotp import HOTPDeviceMixin
@@ -83,6 +84,12 @@ class ChallengeLimit(ChallengeLimitMixin, Base):
 
 class OTPSession(OTPSessionMixin, Base):
     """A session."""
+
+    __device_model__ = Device
+
+
+class Agent(AgentMixin, Base):
+    """A browser that its user trusts."""
 
     __device_model__ = Device
 

@@ -14,6 +14,8 @@ from starlette.routing import BaseRoute
 from typing_extensions import TypeVar
 
 from starlette_otp.account import routes as account_pages
+from starlette_otp.agents.browser import TrustedBrowsers
+from starlette_otp.agents.cookies import AgentCookies
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.declared import check_declared, warn_of_missing
 from starlette_otp.devices.owner import table_of
@@ -25,6 +27,7 @@ from starlette_otp.exceptions import (
 )
 from starlette_otp.keyring import Keyring
 from starlette_otp.mailer import Mailer
+from starlette_otp.service.agents import Agents
 from starlette_otp.service.attempts import Attempt
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
@@ -44,7 +47,7 @@ from starlette_otp.web import journal, new_password, views
 from starlette_otp.web import password as password_check
 from starlette_otp.web.cookie import SessionCookie
 from starlette_otp.web.origin import checked_origins
-from starlette_otp.web.site import AllowAttempt, ClientAddress
+from starlette_otp.web.site import AllowAttempt, Browsers, ClientAddress
 from starlette_otp.web.templates import Templates, jinja_templates
 from starlette_otp.web.verdict import verdict_of
 
@@ -157,6 +160,12 @@ class OTP(Generic[D]):
         self.cookie = SessionCookie(self.sessions.model)
         self.notices = Notices(self.transactions, mailer, notify, self.templates.env, site_name)
         self.notices.listen_to(self)
+        self.agents: Agents | None = None
+        self.browsers: Browsers | None = None
+        if device_model.__agent_model__ is not None:
+            self.agents = Agents(self.transactions, device_model, self.keyring, sender=self)
+            cookies = AgentCookies(self.agents.model, self.keyring)
+            self.browsers = TrustedBrowsers(self.agents, cookies)
         self.throttle = Throttle(self.transactions, device_model, self.keyring)
         self.allow_attempt = allow_attempt
         self.client_address = client_address
@@ -474,20 +483,26 @@ class OTP(Generic[D]):
         """Take back what sessions are worth, from their next request on.
 
         Args:
-            device_or_user: sessions of a device become unverified, those of a user are gone.
+            device_or_user: sessions of a device become unverified, those of a user are gone; so is
+                the trust in browsers that the device has vouched for, or the user has.
 
         Raises:
             TypeError: it is the id of one, or a class.
         """
         await self.session_list.revoke(device_or_user)
+        if self.agents is not None:
+            await self.agents.revoke_of(device_or_user)
 
     async def clear_sessions(self, batch: int = 1000) -> int:
-        """Delete expired sessions, and forgotten counts of wrong passwords, `batch` rows at a time.
+        """Delete expired sessions, browsers that are trusted no more, and forgotten counts of wrong
+        passwords, `batch` rows at a time.
 
         Returns:
             How many sessions there were.
         """
         await self.throttle.clear(batch)
+        if self.agents is not None:
+            await self.agents.clear(batch)
         return await self.sessions.clear(batch)
 
     async def clear_pending(self, batch: int = 1000) -> int:

@@ -40,6 +40,13 @@ otp_logged_out = signal("otp_logged_out")
 """A session ended; receivers get the same."""
 otp_password_changed = signal("otp_password_changed")
 """A user has a new password, by `OTP.change_password`; receivers also get `address` and `agent`."""
+otp_agent_trusted = signal("otp_agent_trusted")
+"""A user trusts a browser; `device` vouched for it, and receivers also get its row, `agent`."""
+otp_agent_revoked = signal("otp_agent_revoked")
+"""A user trusts a browser no more; receivers also get `agent_id`."""
+otp_agent_stolen = signal("otp_agent_stolen")
+"""A copy of a trusted browser's cookie was used: it is trusted no more, and receivers also get the
+row that it was, `agent`."""
 otp_admin_action = signal("otp_admin_action")
 """Staff did something to a user on the admin site; receivers get `by` and `action`, too."""
 

@@ -22,6 +22,7 @@ ROOMS = [
     "models",
     "service",
     "web",
+    "agents",
     "account",
     "api",
     "admin",

@@ -36,6 +36,7 @@ DONE = {
     "password": "Your password was changed. You were signed out everywhere else.",
     "ended": "That browser was signed out.",
     "others_ended": "You were signed out everywhere else.",
+    "untrusted": "That browser is not trusted any more.",
 }
 """What the page that follows a change says, by the code in its query."""
 OFFERS_TO_END = ("added", "codes", "removed")

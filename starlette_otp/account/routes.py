@@ -11,7 +11,12 @@ from starlette_otp.account.devices import AddView, ConfirmView, RemoveView, Rena
 from starlette_otp.account.overview import OverviewView
 from starlette_otp.account.password import PasswordView, ReauthenticateView
 from starlette_otp.account.recovery_codes import RecoveryCodesView
-from starlette_otp.account.sessions import EndOthersView, EndView, SessionsView
+from starlette_otp.account.sessions import (
+    EndAgentView,
+    EndOthersView,
+    EndView,
+    SessionsView,
+)
 from starlette_otp.web.body import MAX_BODY
 
 _VIEWS = (
@@ -24,6 +29,7 @@ _VIEWS = (
     ("/sessions", SessionsView, "sessions"),
     ("/sessions/end-others", EndOthersView, "end_other_sessions"),
     ("/sessions/{id}/end", EndView, "end_session"),
+    ("/agents/{id}/end", EndAgentView, "end_agent"),
     ("/password", PasswordView, "password"),
     ("/reauthenticate", ReauthenticateView, "reauthenticate"),
 )

@@ -13,6 +13,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.forms import ButtonForm
 from starlette_otp.account.words import browsers, label
+from starlette_otp.agents.browser import agent
 from starlette_otp.web.login import log_out
 from starlette_otp.web.responses import HEADERS
 from starlette_otp.web.urls import folder
@@ -95,11 +96,49 @@ class EndOthersView(AccountView):
         return _ended(request, "others_ended")
 
 
+class EndAgentView(AccountView):
+    """End the trust in one browser; one that has ended already is as good."""
+
+    async def post(self, request: Request) -> Response:
+        """303 after success."""
+        form = await ButtonForm.from_formdata(request)
+        if not await form.validate_on_submit():
+            return await show_sessions(self, request, form)
+        agents, wanted = site_of(request).agents, number(request.path_params["id"])
+        ended = agents is not None and await agents.revoke(user_of(request), wanted)
+        return _ended(request, "untrusted") if ended else self.gone(request, "no_session")
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedBrowser:
+    """A browser that its owner trusts."""
+
+    id: int
+    browser: str
+    trusted_at: datetime
+    until: datetime | None
+    is_this: bool
+
+
+async def trusted_of(request: Request) -> list[TrustedBrowser]:
+    """The browsers that the request's user trusts."""
+    user, agents = user_of(request), site_of(request).agents
+    if agents is None:
+        return []
+    rows = await agents.of_user(user)
+    names = await browsers([row.user_agent for row in rows])
+    here = (await agent(request)).id if rows else None
+    return [
+        TrustedBrowser(row.id, name, row.trusted_at, row.expires_at(user), row.id == here)
+        for row, name in zip(rows, names, strict=True)
+    ]
+
+
 async def show_sessions(view: AccountView, request: Request, form: ButtonForm) -> Response:
     """The list of sessions."""
     devices = await site_of(request).enrolment.devices_for_user(user_of(request))
-    places = await places_of(request, devices)
-    return view.render(request, "sessions.html", form=form, places=places)
+    places, trusted = await places_of(request, devices), await trusted_of(request)
+    return view.render(request, "sessions.html", form=form, places=places, trusted=trusted)
 
 
 def _ended(request: Request, done: str) -> Response:

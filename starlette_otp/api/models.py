@@ -30,6 +30,7 @@ class SignIn(Body):
     password: str = Field(repr=False)
     token: str | None = Field(None, repr=False)
     device: str | None = Field(None, description="Which device the token is of; else any.")
+    trust: bool = Field(False, description="Trust this browser, once the token was accepted.")
 
 
 class ChallengeWanted(Body):
@@ -45,6 +46,7 @@ class Token(Body):
     token: str = Field(repr=False)
     device: str | None = Field(None, description="Which device it is of; else any.")
     login: str | None = Field(None, repr=False, description="Of a log-in that waits for its token.")
+    trust: bool = Field(False, description="Trust this browser, once the token was accepted.")
 
 
 class NewDevice(Body):
@@ -205,6 +207,24 @@ class Sessions(BaseModel):
     """Where the user is signed in."""
 
     sessions: list[SessionListed]
+
+
+class AgentListed(BaseModel):
+    """A browser that the user trusts."""
+
+    id: int
+    current: bool
+    name: str = Field(description="What it calls itself.")
+    trusted_at: datetime
+    last_seen_at: datetime
+    expires_at: datetime | None
+    session: int | None = Field(description="The id of the session that trust lasts as long as.")
+
+
+class Agents(BaseModel):
+    """The browsers that the user trusts."""
+
+    agents: list[AgentListed]
 
 
 class FieldError(BaseModel):

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from starlette_otp.api import account, devices, models, session
+from starlette_otp.api import account, agents, devices, models, session
 from starlette_otp.api.call import Call, Guarded, Refused, Transport
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, TooManyAttempts
 from starlette_otp.web.responses import too_many, unavailable_problem
@@ -128,6 +128,9 @@ OPERATIONS = (
         query=("others", "true"),
     ),
     Operation("DELETE", "/sessions/{id}", account.end_session, refuses=(404,), status=204),
+    Operation("GET", "/agents", agents.list_agents, models.Agents),
+    Operation("DELETE", "/agents", agents.end_other_agents, status=204, query=("others", "true")),
+    Operation("DELETE", "/agents/{id}", agents.end_agent, refuses=(404,), status=204),
     Operation(
         "POST", "/password", account.new_password, models.Session, models.NewPassword, (404, 429)
     ),

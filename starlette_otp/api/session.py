@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette_otp.api import models, tokens
+from starlette_otp.api.agents import refuse_trust, trust_if
 from starlette_otp.api.call import Call, Refused
 from starlette_otp.api.shown import session_of
 from starlette_otp.exceptions import DeviceRejected
@@ -31,6 +32,7 @@ async def show(call: Call) -> models.Session:
 async def sign_in(call: Call) -> models.Session:
     """Sign in with name and password, and a token, or the token after that."""
     body = await call.body(models.SignIn)
+    refuse_trust(call, body.trust)
     otp, request = call.otp, call.request
     former_token = ticket.token_of(otp, request)
     request.session.pop(ticket.TICKET_KEY, None)
@@ -52,7 +54,7 @@ async def sign_in(call: Call) -> models.Session:
         await _wait(call, body.username, user, former_token)
         raise await tokens.refused_token(call, attempt, body.device, user)
     await otp.tickets.discard(former_token)
-    return await _enter(call, attach(user, attempt.device))
+    return await _enter(call, attach(user, attempt.device), body.trust)
 
 
 async def challenge(call: Call) -> models.Session:
@@ -66,6 +68,7 @@ async def challenge(call: Call) -> models.Session:
 async def verify(call: Call) -> models.Session:
     """Verify with a device's token: the second step of a log-in, or the step-up of a session."""
     body = await call.body(models.Token)
+    refuse_trust(call, body.trust)
     user, is_waiting = await _whose(call, body.login)
     attempt = await tokens.attempt(call, user, body.token, body.device)
     if attempt.device is None:
@@ -76,11 +79,12 @@ async def verify(call: Call) -> models.Session:
         if not await call.otp.tickets.discard(held_token):
             # A copy of it was faster.
             raise _login_expired()
-        return await _enter(call, attach(user, attempt.device))
+        return await _enter(call, attach(user, attempt.device), body.trust)
     try:
         await login(call.request, attempt.device)
     except DeviceRejected:
         raise Refused(401, "session_expired", "The session has ended meanwhile.") from None
+    await trust_if(call, body.trust)
     return await session_of(call)
 
 
@@ -89,12 +93,13 @@ async def sign_out(call: Call) -> None:
     await log_out(call.request)
 
 
-async def _enter(call: Call, user: Any) -> models.Session:
+async def _enter(call: Call, user: Any, trust: bool = False) -> models.Session:
     try:
         await log_in(call.request, user)
     except DeviceRejected:
         # The device or the user went between the check and the session.
         raise Refused(401, "invalid_login", "Please sign in again.") from None
+    await trust_if(call, trust)
     verdict = call.verdict
     has_device = verdict.device is not None or await call.otp.enrolment.user_has_device(user)
     if not has_device and call.otp.password_is_enough and verdict.user is not None:

@@ -1,5 +1,6 @@
 """What is stored: the mixins a host declares its tables with, one file a kind of device."""
 
+from starlette_otp.devices.agents import AgentMixin
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.hotp import HOTPDeviceMixin
@@ -21,6 +22,7 @@ from starlette_otp.devices.users import UserMixin, normal_name
 from starlette_otp.oath import secret_from_base32
 
 __all__ = [
+    "AgentMixin",
     "ChallengeLimitMixin",
     "CooldownMixin",
     "DeviceMixin",

@@ -66,6 +66,7 @@ class DeviceMixin(WordsMixin, ThrottlingMixin, TimestampMixin, SealedSecretMixin
     __environment__: ClassVar[Environment | None] = None
     __site_name__: ClassVar[str] = ""
     __session_model__: ClassVar[type[Any] | None] = None
+    __agent_model__: ClassVar[type[Any] | None] = None
     __static_token_model__: ClassVar[type[Any] | None] = None
     __login_throttle_model__: ClassVar[type[Any] | None] = None
     __challenge_limit_model__: ClassVar[type[Any] | None] = None

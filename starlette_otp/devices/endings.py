@@ -18,7 +18,8 @@ UNVERIFIED = {"device_id": None, "verified_at": None, "device_fingerprint": None
 
 
 def unverify(connection: Connection, device: Any) -> None:
-    """Take their verification from a device's sessions, if it is being unconfirmed.
+    """Take their verification from a device's sessions, and the trust that it vouched for, if it is
+    being unconfirmed.
 
     For good: confirmed again it verifies none of them, nor one that began meanwhile.
     """
@@ -27,6 +28,10 @@ def unverify(connection: Connection, device: Any) -> None:
         table = table_of(model)
         query = update(table).where(table.c.device_id == device.id)
         connection.execute(query.values(UNVERIFIED))
+        agents = type(device).__agent_model__
+        if agents is not None:
+            table = table_of(agents)
+            connection.execute(delete(table).where(table.c.device_id == device.id))
 
 
 def end_tickets(connection: Connection, device: Any) -> None:
@@ -39,7 +44,7 @@ def end_tickets(connection: Connection, device: Any) -> None:
 
 
 def end_inactive(connection: Connection, model: Any, user: Any) -> None:
-    """End the sessions and tickets of a user who is being made inactive, or active again.
+    """End all that a user is known by who is being made inactive, or active again.
 
     Args:
         connection: of the flush.
@@ -50,6 +55,10 @@ def end_inactive(connection: Connection, model: Any, user: Any) -> None:
         table = table_of(model)
         key = model.__device_model__.user_key(user)
         connection.execute(delete(table).where(table.c.user_id == key))
+        agents = model.__device_model__.__agent_model__
+        if agents is not None:
+            table = table_of(agents)
+            connection.execute(delete(table).where(table.c.user_id == key))
 
 
 def _turns(row: Any, name: str) -> bool:

@@ -37,6 +37,7 @@ class Notice(StrEnum):
     PASSWORD_CHANGED = "password_changed"  # noqa: S105
     NEW_BROWSER = "new_browser"
     WRONG_TOKENS = "wrong_tokens"
+    AGENT_STOLEN = "agent_stolen"
 
 
 class Notices:
@@ -82,6 +83,7 @@ class Notices:
             (signals.otp_password_changed, self._password),
             (signals.otp_new_browser, self._browser),
             (signals.otp_verified, self._verified),
+            (signals.otp_agent_stolen, self._stolen),
         ):
             which.connect(receiver, sender=sender)
 
@@ -114,6 +116,9 @@ class Notices:
 
     def _browser(self, sender: Any, user: Any, device: Any, address: str, agent: str) -> None:
         self._tell(user, Notice.NEW_BROWSER, device=device, address=address, agent=agent)
+
+    def _stolen(self, sender: Any, user: Any, device: Any, agent: Any) -> None:
+        self._tell(user, Notice.AGENT_STOLEN, agent_name=agent.user_agent)
 
     def _verified(
         self, sender: Any, user: Any, device: Any, failures_before: int, address: str, agent: str

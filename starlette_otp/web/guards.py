@@ -25,6 +25,7 @@ from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
     FOREIGN_ORIGIN,
     NOT_AUTHENTICATED,
+    NOT_TRUSTED,
     NOT_VERIFIED,
     REVERIFICATION_REQUIRED,
     SESSION_EXPIRED,
@@ -44,14 +45,22 @@ class Wanted:
     """What a guard asks for: the arguments of `requires_otp` that say who passes.
 
     Raises:
-        ConfigurationError: `accept_amr` is a text.
+        ConfigurationError: `accept_amr` is a text; or trust shall stand for a verification of some
+            age, which it has none of.
     """
 
     if_configured: bool = False
     max_age: float | None = None
     accept_amr: Sequence[str] = ()
+    accept_trusted_agent: bool = False
+    is_trusted: bool = False
+    """It is the browser that counts, and no device."""
 
     def __post_init__(self) -> None:
+        if self.accept_trusted_agent and self.max_age is not None:
+            raise ConfigurationError(
+                "accept_trusted_agent and max_age do not go together: a step-up wants a token."
+            )
         if isinstance(self.accept_amr, str):
             raise ConfigurationError('accept_amr takes a list of names, as ("mfa",).')
 
@@ -76,6 +85,7 @@ def requires_otp(
     if_configured: bool = False,
     max_age: float | None = None,
     accept_amr: Sequence[str] = (),
+    accept_trusted_agent: bool = False,
 ) -> Callable[[F], F]: ...
 
 
@@ -87,6 +97,7 @@ def requires_otp(
     if_configured: bool = False,
     max_age: float | None = None,
     accept_amr: Sequence[str] = (),
+    accept_trusted_agent: bool = False,
 ) -> Any:
     """Let only verified users through; on functions, endpoint methods and websockets.
 
@@ -104,6 +115,7 @@ def requires_otp(
         max_age: seconds; who was verified longer ago verifies again (step-up, ASVS 7.5.3).
         accept_amr: what may stand for a device: names of RFC 8176, as ("mfa",), of which the
             session began with one, by `log_in(amr=)`. It is as old as the log-in.
+        accept_trusted_agent: let a user pass, too, who trusts this browser; not with `max_age`.
 
     Under a decorator that makes a route it goes last, next to the function: above it the route is
     open. OTPMiddleware refuses all requests to an application that has such a route.
@@ -111,6 +123,7 @@ def requires_otp(
     Raises:
         ConfigurationError: the endpoint has no such argument; or it is called without a connection.
     """
+    wanted = Wanted(if_configured, max_age, accept_amr, accept_trusted_agent)
     if func is None:
         return functools.partial(
             requires_otp,
@@ -119,8 +132,49 @@ def requires_otp(
             if_configured=if_configured,
             max_age=max_age,
             accept_amr=accept_amr,
+            accept_trusted_agent=accept_trusted_agent,
         )
-    wanted = Wanted(if_configured, max_age, accept_amr)
+    return _guarded(func, wanted, redirect_field_name, login_url)
+
+
+@overload
+def requires_trusted_agent(func: F) -> F: ...
+
+
+@overload
+def requires_trusted_agent(
+    func: None = None, *, redirect_field_name: str = "next", login_url: str | None = None
+) -> Callable[[F], F]: ...
+
+
+def requires_trusted_agent(
+    func: Callable[..., Any] | None = None,
+    *,
+    redirect_field_name: str = "next",
+    login_url: str | None = None,
+) -> Any:
+    """Let only users through who trust this browser, verified or not: as `requires_otp` does it.
+
+    Args:
+        func: the endpoint, sync or async; its argument is named `request` or `websocket`.
+        redirect_field_name: the query parameter that carries the way back.
+        login_url: instead of the OTP's.
+
+    Raises:
+        ConfigurationError: the endpoint has no such argument; at a request: the host declares no
+            class with AgentMixin.
+    """
+    if func is None:
+        return functools.partial(
+            requires_trusted_agent, redirect_field_name=redirect_field_name, login_url=login_url
+        )
+    return _guarded(func, Wanted(is_trusted=True), redirect_field_name, login_url)
+
+
+def _guarded(
+    func: Callable[..., Any], wanted: Wanted, redirect_field_name: str, login_url: str | None
+) -> Callable[..., Any]:
+    """The endpoint with a guard before it."""
     name, place = _connection_argument(func)
     _remember(func)
 
@@ -153,7 +207,9 @@ def requires_otp(
         request: Request = connection(args, kwargs)
         refusal = await refuse(request, wanted)
         if refusal is not None:
-            return refusal_response(request, refusal, redirect_field_name, login_url, max_age)
+            return refusal_response(
+                request, refusal, redirect_field_name, login_url, wanted.max_age
+            )
         if is_async:
             return await func(*args, **kwargs)
         return await run_in_threadpool(func, *args, **kwargs)
@@ -204,10 +260,11 @@ class RequiresOTPMiddleware:
         if_configured: bool = False,
         max_age: float | None = None,
         accept_amr: Sequence[str] = (),
+        accept_trusted_agent: bool = False,
     ) -> None:
         self.app = app
         self._redirect = redirect_field_name, login_url
-        self._wanted = Wanted(if_configured, max_age, accept_amr)
+        self._wanted = Wanted(if_configured, max_age, accept_amr, accept_trusted_agent)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -262,7 +319,7 @@ async def refuse(conn: HTTPConnection, wanted: Wanted) -> str | None:
     verdict = verdict_of(conn)
     if conn.scope["type"] == "websocket" and not _is_from_here(conn, verdict):
         return FOREIGN_ORIGIN
-    return await _refusal(verdict, wanted)
+    return await _refusal(conn, verdict, wanted)
 
 
 async def verified_as(conn: HTTPConnection, user: Any) -> None:
@@ -297,6 +354,7 @@ async def still_verified(
     if_configured: bool = False,
     max_age: float | None = None,
     accept_amr: Sequence[str] = (),
+    accept_trusted_agent: bool = False,
 ) -> bool:
     """Whether the guard would let this connection pass now: the database is asked again.
 
@@ -310,6 +368,7 @@ async def still_verified(
         if_configured: as of the guard that let it pass.
         max_age: as of the guard.
         accept_amr: as of the guard.
+        accept_trusted_agent: as of the guard; it costs another SELECT.
 
     Returns:
         False also where the database is away.
@@ -323,8 +382,8 @@ async def still_verified(
         if not is_away(exc):
             raise
         return False
-    wanted = Wanted(if_configured, max_age, accept_amr)
-    return now is not None and await _refusal(now, wanted) is None
+    wanted = Wanted(if_configured, max_age, accept_amr, accept_trusted_agent)
+    return now is not None and await _refusal(conn, now, wanted) is None
 
 
 async def look_again(conn: HTTPConnection) -> None:
@@ -345,6 +404,7 @@ async def look_again(conn: HTTPConnection) -> None:
         if not is_away(exc):
             raise
         raise DatabaseUnavailable() from exc
+    verdict.agent = None
     if now is None:
         verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
         show_nobody(conn.scope)
@@ -367,28 +427,43 @@ async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
     # What was not verified when it was opened may have come with a token from before the
     # verification, which is worth no more for it (ASVS 7.2.4).
     device = None if verdict.device is None else found.device
-    return replace(
-        verdict, user=found.user, device=device, verified_at=found.verified_at, amr=found.amr
-    )
+    current = replace(verdict, user=found.user, device=device, verified_at=found.verified_at)
+    current.amr, current.agent = found.amr, None
+    return current
 
 
-async def _refusal(verdict: Verdict, wanted: Wanted) -> str | None:
+async def _refusal(conn: HTTPConnection, verdict: Verdict, wanted: Wanted) -> str | None:
     if verdict.away:
         return UNAVAILABLE
     if verdict.held is not None:
         return ENROLMENT_REQUIRED if verdict.device_due is not None else NOT_VERIFIED
     if verdict.user is None:
         return SESSION_EXPIRED if verdict.is_expired else NOT_AUTHENTICATED
-    if verdict.device is not None:
-        return REVERIFICATION_REQUIRED if is_stale(verdict.verified_at, wanted.max_age) else None
     try:
-        return await _refusal_without_device(verdict, wanted)
+        if wanted.is_trusted:
+            return None if await _is_trusted(conn, verdict) else NOT_TRUSTED
+        if verdict.device is None:
+            return await _refusal_without_device(conn, verdict, wanted)
     except DatabaseUnavailable:
         return UNAVAILABLE
+    return REVERIFICATION_REQUIRED if is_stale(verdict.verified_at, wanted.max_age) else None
 
 
-async def _refusal_without_device(verdict: Verdict, wanted: Wanted) -> str | None:
+async def _is_trusted(conn: HTTPConnection, verdict: Verdict) -> bool:
+    if verdict.otp.browsers is None:
+        raise ConfigurationError(
+            "There are no trusted browsers: declare a class with AgentMixin and "
+            f"__device_model__ = {verdict.otp.device_model.__name__}."
+        )
+    return await verdict.otp.browsers.is_trusted(conn, verdict)
+
+
+async def _refusal_without_device(
+    conn: HTTPConnection, verdict: Verdict, wanted: Wanted
+) -> str | None:
     otp, user = verdict.otp, unwrapped(verdict.user)
+    if wanted.accept_trusted_agent and await _is_trusted(conn, verdict):
+        return None
     if verdict.amr and not set(wanted.accept_amr).isdisjoint(verdict.amr.split()):
         # It was no device of ours, and is as old as the session.
         if wanted.max_age is None or verdict.session_id is None:

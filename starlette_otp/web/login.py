@@ -69,6 +69,8 @@ async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = Non
         await logged_in(verdict.otp, request, user, device)
         if verdict.new_browser:
             await new_browser(verdict.otp, request, user, device)
+    if verdict.otp.browsers is not None:
+        await verdict.otp.browsers.session_began(request, verdict)
     await hold_back(request.scope, verdict)
 
 
@@ -147,7 +149,7 @@ async def log_out(request: Request) -> None:
     verdict.user = verdict.held = verdict.device_due = verdict.device = verdict.verified_at = (
         verdict.session_id
     ) = None
-    verdict.token, verdict.is_due, verdict.amr = None, False, None
+    verdict.token, verdict.is_due, verdict.amr, verdict.agent = None, False, None, None
     verdict.bearer = None if verdict.bearer is None else ""
     if token is not None:
         _tell(request, verdict)

@@ -113,7 +113,8 @@ def _send(scope: Scope, verdict: Verdict, send: Send, cookie_message: Message) -
         if LOOKED in scope and not getattr(scope["session"], "accessed", False):
             # Else SessionMiddleware says so.
             _vary(cookie_message)
-        for cookie in (verdict.set_cookie, verdict.browser_cookie):
+        verdict.is_answered = True
+        for cookie in (verdict.set_cookie, verdict.browser_cookie, verdict.agent_cookie):
             if cookie is not None:
                 cookie_message.setdefault("headers", [])
                 MutableHeaders(scope=cookie_message).append("set-cookie", cookie)

@@ -19,6 +19,7 @@ NOT_AUTHENTICATED = "not_authenticated"
 SESSION_EXPIRED = "session_expired"
 """Of a bearer whose token is no session's."""
 NOT_VERIFIED = "not_verified"
+NOT_TRUSTED = "not_trusted"
 FOREIGN_ORIGIN = "foreign_origin"
 """Of a websocket alone."""
 ENROLMENT_REQUIRED = "enrolment_required"
@@ -31,6 +32,7 @@ DETAILS = {
     NOT_AUTHENTICATED: "Please log in.",
     SESSION_EXPIRED: "Your session has ended. Please log in again.",
     NOT_VERIFIED: "Please verify with a one-time password.",
+    NOT_TRUSTED: "Please use a browser that you trust.",
     ENROLMENT_REQUIRED: "Please set up a second factor first.",
     REVERIFICATION_REQUIRED: "Please verify with a one-time password again.",
 }
@@ -42,6 +44,7 @@ STATUS = {
     NOT_AUTHENTICATED: 401,
     SESSION_EXPIRED: 401,
     NOT_VERIFIED: 403,
+    NOT_TRUSTED: 403,
     ENROLMENT_REQUIRED: 403,
     REVERIFICATION_REQUIRED: 403,
 }

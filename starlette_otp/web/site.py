@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+from starlette.requests import HTTPConnection
 from starlette.templating import Jinja2Templates
 
 from starlette_otp.keyring import Keyring
+from starlette_otp.service.agents import Agents
 from starlette_otp.service.challenges import Challenges
 from starlette_otp.service.enrolment import Enrolment
 from starlette_otp.service.recovery_codes import RecoveryCodes
@@ -23,6 +25,16 @@ from starlette_otp.web.cookie import SessionCookie
 
 AllowAttempt = Callable[[Any, str], Awaitable[bool]]
 ClientAddress = Callable[[Any], str | None]
+
+
+class Browsers(Protocol):
+    """The browsers that users trust."""
+
+    async def is_trusted(self, conn: HTTPConnection, verdict: Any) -> bool:
+        """Whether the user of a verdict trusts the browser of a request."""
+
+    async def session_began(self, conn: HTTPConnection, verdict: Any) -> None:
+        """A new session has begun in the browser."""
 
 
 class Site(Protocol):
@@ -49,5 +61,7 @@ class Site(Protocol):
     session_list: SessionList
     tickets: Tickets
     throttle: Throttle
+    agents: Agents | None
+    browsers: Browsers | None
     allow_attempt: AllowAttempt | None
     client_address: ClientAddress

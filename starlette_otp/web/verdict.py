@@ -29,8 +29,10 @@ class Verdict:
     that the database could not be asked. `routes` are those of the application below `root_path`,
     where they can be seen. `token` is the session's new one, if it got one in this request;
     `set_cookie` tells the client, and `browser_cookie` makes the browser a known one, and
-    `new_browser` says that it was not. `bearer` is what a client without cookies brings as its
-    token, which may be nothing; None of one that keeps them. `amr` is as the session's row has it.
+    `new_browser` says that it was not. `agent` is what its browser is to the user, once that was
+    asked, `agent_cookie` lets it hold another token, and `is_answered` says that it is too late for
+    that. `bearer` is what a client without cookies brings as its token, which may be nothing; None
+    of one that keeps them. `amr` is as the session's row has it.
     """
 
     otp: Site
@@ -51,6 +53,9 @@ class Verdict:
     token: str | None = field(default=None, repr=False)
     set_cookie: str | None = field(default=None, repr=False)
     browser_cookie: str | None = field(default=None, repr=False)
+    agent: Any | None = None
+    agent_cookie: str | None = field(default=None, repr=False)
+    is_answered: bool = False
 
     @property
     def known(self) -> Any | None:

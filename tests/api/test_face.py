@@ -21,7 +21,8 @@ from tests.support import Browser, Sessions, door, make_totp, middleware
 OPERATIONS = {
     "show", "sign_in", "challenge", "verify", "sign_out", "list_devices", "add_device",
     "confirm_device", "challenge_again", "rename_device", "remove_device", "show_codes",
-    "new_codes", "list_sessions", "end_other_sessions", "end_session", "new_password",
+    "new_codes", "list_agents", "end_agent", "end_other_agents", "list_sessions",
+    "end_other_sessions", "end_session", "new_password",
 }  # fmt: skip
 
 

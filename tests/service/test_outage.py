@@ -331,6 +331,6 @@ async def test_websockets_are_closed(away: OTP) -> None:
 async def test_what_is_not_away_is_an_error(browser: Browser, engine: AsyncEngine) -> None:
     """An error that is no outage, as a table that is missing, is not dressed up as one."""
     async with engine.begin() as connection:
-        await connection.execute(text("DROP TABLE otp_session"))
+        await connection.execute(text("DROP TABLE otp_session CASCADE"))
     with pytest.raises(Exception, match="otp_session"):
         await browser.get("/vault")

@@ -1,0 +1,1 @@
+"""Trusted browsers: what a request's browser is to its user, made and ended."""
