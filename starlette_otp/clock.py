@@ -17,10 +17,11 @@ def in_words(moment: datetime) -> str:
 
 
 def lasting(seconds: float) -> str:
-    """A length of time, for people: "42 seconds", "3 minutes"."""
+    """A length of time, for people: "42 seconds", "3 minutes", "30 days"."""
     whole = max(1, math.ceil(seconds))
     if whole <= 90:
         return f"{whole} second{'s' if whole > 1 else ''}"
     if whole <= 5400:
         return f"{math.ceil(whole / 60)} minutes"
-    return f"{math.ceil(whole / 3600)} hours"
+    days, rest = divmod(whole, 86400)
+    return f"{days} days" if days > 1 and not rest else f"{math.ceil(whole / 3600)} hours"

@@ -73,6 +73,9 @@ class OTP(Generic[D]):
         password_is_enough: a right password begins a session, authenticated and not verified, and
             then the token is asked for; who has no device goes on. Without it the session begins
             with the token.
+        accept_trusted_agents: in a browser that its user trusts the password is enough to log in;
+            the session has the scope "trusted" and ends with that trust. Guards go on to ask for
+            the token, but those with `accept_trusted_agent`.
         site_name: what your site is called, on its pages, in its mails, and in people's apps where
             a kind has no `issuer`.
         forgot_password_url: of a page of yours, for a link on the log-in page.
@@ -113,6 +116,7 @@ class OTP(Generic[D]):
         login_url: str = "/account/login",
         login_redirect_url: str = "/",
         password_is_enough: bool = False,
+        accept_trusted_agents: bool = False,
         site_name: str = "",
         forgot_password_url: str | None = None,
         lost_devices_url: str | None = None,
@@ -136,6 +140,7 @@ class OTP(Generic[D]):
         self.login_url = login_url
         self.login_redirect_url = login_redirect_url
         self.password_is_enough = password_is_enough
+        self.accepts_trusted_agents = accept_trusted_agents
         self.allowed_origins = checked_origins(allowed_origins)
         self.reauthenticate_after = reauthenticate_after
         self.keyring = device_model.__keyring__ = Keyring(
@@ -166,6 +171,11 @@ class OTP(Generic[D]):
             self.agents = Agents(self.transactions, device_model, self.keyring, sender=self)
             cookies = AgentCookies(self.agents.model, self.keyring)
             self.browsers = TrustedBrowsers(self.agents, cookies)
+        elif accept_trusted_agents:
+            raise ConfigurationError(
+                "OTP(accept_trusted_agents=True) needs a class with AgentMixin and "
+                f"__device_model__ = {device_model.__name__}."
+            )
         self.throttle = Throttle(self.transactions, device_model, self.keyring)
         self.allow_attempt = allow_attempt
         self.client_address = client_address
@@ -268,8 +278,15 @@ class OTP(Generic[D]):
         """
         return await self.enrolment.rename_device(user, device_id, name)
 
-    async def new_recovery_codes(self, user: object, number: int = NUMBER) -> list[str]:
+    async def new_recovery_codes(
+        self, user: object, number: int = NUMBER, *, lost: bool = False
+    ) -> list[str]:
         """Make recovery codes for a user in place of all they had, on a device for them.
+
+        Args:
+            user: the user.
+            number: how many.
+            lost: theirs may be in wrong hands: the trust in all of their browsers ends, too.
 
         Returns:
             The codes, shown this once: only their digests are stored.
@@ -278,7 +295,10 @@ class OTP(Generic[D]):
             ConfigurationError: there is no static device's class.
             ValueError: the user is nobody, or the number is not 1 to 100.
         """
-        return await self.recovery_codes.renew(user, number)
+        made_codes = await self.recovery_codes.renew(user, number)
+        if lost and self.agents is not None:
+            await self.agents.revoke_of(user)
+        return made_codes
 
     async def recovery_codes_left(self, user: object) -> int:
         """How many recovery codes the user has that were not used.

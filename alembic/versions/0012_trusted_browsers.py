@@ -28,7 +28,6 @@ def upgrade() -> None:
         sa.Column("fingerprint", sa.String(64), nullable=False),
         sa.Column("user_id", sa.BigInteger(), nullable=False),
         sa.Column("device_id", sa.BigInteger(), nullable=True),
-        sa.Column("session_id", sa.BigInteger(), nullable=True),
         sa.ForeignKeyConstraint(
             ["user_id"], ["otp_user.id"], name=op.f("fk_otp_agent_user_id"), ondelete="CASCADE"
         ),
@@ -38,18 +37,21 @@ def upgrade() -> None:
             name=op.f("fk_otp_agent_device_id"),
             ondelete="CASCADE",
         ),
-        sa.ForeignKeyConstraint(
-            ["session_id"],
-            ["otp_session.id"],
-            name=op.f("fk_otp_agent_session_id"),
-            ondelete="CASCADE",
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_otp_agent")),
         sa.UniqueConstraint("token_digest", name=op.f("uq_otp_agent_token_digest")),
     )
-    for column in ("former_digest", "user_id", "device_id", "session_id"):
+    for column in ("former_digest", "user_id", "device_id"):
         op.create_index(op.f(f"ix_otp_agent_{column}"), "otp_agent", [column])
+    op.add_column("otp_session", sa.Column("agent_id", sa.BigInteger(), nullable=True))
+    op.add_column(
+        "otp_session",
+        sa.Column("is_trusted", sa.Boolean(), server_default="false", nullable=False),
+    )
 
 
 def downgrade() -> None:
+    # A session that began by trust alone is none without it.
+    op.execute("DELETE FROM otp_session WHERE agent_id IS NOT NULL")
+    op.drop_column("otp_session", "is_trusted")
+    op.drop_column("otp_session", "agent_id")
     op.drop_table("otp_agent")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sqlalchemy import inspect
-from wtforms import EmailField, PasswordField, StringField, SubmitField
+from wtforms import BooleanField, EmailField, PasswordField, StringField, SubmitField
 
 from starlette_otp import clock
 from starlette_otp.devices.owner import is_clean_text
@@ -31,6 +31,7 @@ class CodesForm(BaseForm):
     sure = SubmitField("Yes, replace my codes")
     saved = SubmitField("I saved them")
     device = StringField()
+    lost = BooleanField("My old codes may be in wrong hands: trust none of my browsers any more")
 
 
 class NameForm(BaseForm):

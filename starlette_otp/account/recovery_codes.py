@@ -41,6 +41,7 @@ async def show_new_codes(view: AccountView, request: Request, is_first: bool = F
         codes=codes,
         device=device,
         is_first=is_first,
+        may_have_lost=site_of(request).agents is not None and not is_first,
         file=f"data:text/plain;charset=utf-8,{quote(text)}",
         action=f"{folder(request)}/recovery-codes{way(request)}",
     )
@@ -65,8 +66,10 @@ class RecoveryCodesView(AccountView):
         if not await form.validate_on_submit():
             return await self._show(request, form)
         if form.saved.data:
-            codes = site_of(request).recovery_codes
-            kept = await codes.keep(user_of(request), form.device.data or "")
+            otp, user = site_of(request), user_of(request)
+            kept = await otp.recovery_codes.keep(user, form.device.data or "")
+            if kept and form.lost.data and otp.agents is not None:
+                await otp.agents.revoke_others(user, None)
             return (
                 self.finish(request, "codes")
                 if kept

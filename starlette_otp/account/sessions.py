@@ -12,8 +12,8 @@ from starlette.responses import RedirectResponse, Response
 
 from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.forms import ButtonForm
+from starlette_otp.account.trusted import trusted_of
 from starlette_otp.account.words import browsers, label
-from starlette_otp.agents.browser import agent
 from starlette_otp.web.login import log_out
 from starlette_otp.web.responses import HEADERS
 from starlette_otp.web.urls import folder
@@ -79,8 +79,8 @@ class EndView(AccountView):
         if wanted == session_id(request):
             await log_out(request)
             return RedirectResponse(f"{folder(request)}/login", 303, HEADERS)
-        ended = await site_of(request).session_list.end(user_of(request), wanted)
-        return _ended(request, "ended") if ended else self.gone(request, "no_session")
+        was_there = await site_of(request).session_list.end(user_of(request), wanted)
+        return ended(request, "ended") if was_there else self.gone(request, "no_session")
 
 
 class EndOthersView(AccountView):
@@ -93,7 +93,14 @@ class EndOthersView(AccountView):
             return await show_sessions(self, request, form)
         verdict = verdict_of(request)
         await site_of(request).session_list.end_others(user_of(request), verdict.session_id)
-        return _ended(request, "others_ended")
+        return ended(request, "others_ended")
+
+
+async def show_sessions(view: AccountView, request: Request, form: ButtonForm) -> Response:
+    """The list of sessions."""
+    devices = await site_of(request).enrolment.devices_for_user(user_of(request))
+    places, trusted = await places_of(request, devices), await trusted_of(request, user_of(request))
+    return view.render(request, "sessions.html", form=form, places=places, trusted=trusted)
 
 
 class EndAgentView(AccountView):
@@ -105,47 +112,18 @@ class EndAgentView(AccountView):
         if not await form.validate_on_submit():
             return await show_sessions(self, request, form)
         agents, wanted = site_of(request).agents, number(request.path_params["id"])
-        ended = agents is not None and await agents.revoke(user_of(request), wanted)
-        return _ended(request, "untrusted") if ended else self.gone(request, "no_session")
+        was_there = agents is not None and await agents.revoke(user_of(request), wanted)
+        return ended(request, "untrusted") if was_there else self.gone(request, "no_session")
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedBrowser:
-    """A browser that its owner trusts."""
-
-    id: int
-    browser: str
-    trusted_at: datetime
-    until: datetime | None
-    is_this: bool
-
-
-async def trusted_of(request: Request) -> list[TrustedBrowser]:
-    """The browsers that the request's user trusts."""
-    user, agents = user_of(request), site_of(request).agents
-    if agents is None:
-        return []
-    rows = await agents.of_user(user)
-    names = await browsers([row.user_agent for row in rows])
-    here = (await agent(request)).id if rows else None
-    return [
-        TrustedBrowser(row.id, name, row.trusted_at, row.expires_at(user), row.id == here)
-        for row, name in zip(rows, names, strict=True)
-    ]
-
-
-async def show_sessions(view: AccountView, request: Request, form: ButtonForm) -> Response:
-    """The list of sessions."""
-    devices = await site_of(request).enrolment.devices_for_user(user_of(request))
-    places, trusted = await places_of(request, devices), await trusted_of(request)
-    return view.render(request, "sessions.html", form=form, places=places, trusted=trusted)
-
-
-def _ended(request: Request, done: str) -> Response:
+def ended(request: Request, done: str) -> Response:
+    """303 to the list, which says what was done."""
     return RedirectResponse(f"{folder(request)}/sessions?done={done}", 303, HEADERS)
 
 
-def number(text: str) -> int:
+def number(text: object) -> int:
     """A row's id, or 0 for what can't be one."""
-    is_number = text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
-    return int(text) if is_number else 0
+    is_number = (
+        isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+    )
+    return int(str(text)) if is_number else 0

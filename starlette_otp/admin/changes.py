@@ -22,6 +22,7 @@ CONFIRMED = "device confirmed"
 REMOVED = "device removed"
 RESET = "throttling reset"
 REVOKED = "sessions revoked"
+AGENT_REVOKED = "trusted browser revoked"
 TOKENS_REPLACED = "static tokens replaced"
 SECRET_SHOWN = "secret shown"  # noqa: S105  # the name of an action
 STATIC_TOKENS = 10
@@ -98,8 +99,13 @@ class Changes:
 
     async def revoke(self, user: Any, device: Any | None = None) -> None:
         """Unverify the device's sessions, or end all of the user's."""
-        await self.otp.session_list.revoke(device or user)
+        await self.otp.revoke_sessions(device or user)
         await self.tell(REVOKED, user, device)
+
+    async def end_agent(self, user: Any, agent_id: int) -> None:
+        """End the user's trust in one browser."""
+        if self.otp.agents is not None and await self.otp.agents.revoke(user, agent_id):
+            await self.tell(AGENT_REVOKED, user)
 
     async def replace_tokens(self, user: Any, device: Any) -> list[str] | None:
         """New tokens in place of all that the static device has.

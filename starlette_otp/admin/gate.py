@@ -45,6 +45,7 @@ class AdminSite(Protocol):
     templates: Jinja2Templates
     max_body_size: int
     max_age: float | None
+    accept_trusted_agent: bool
 
     def has_permission(self, request: Request) -> Any:
         """Whether this request may use the site."""

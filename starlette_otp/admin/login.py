@@ -79,8 +79,12 @@ class OTPAdminLoginView(LoginView):
         """The form for who asks."""
         user = verdict_of(request).user
         if user is not None and not is_staff(user):
-            return await self.authentication_form.from_formdata(request)
-        return await super().make_form(request)
+            form = await self.authentication_form.from_formdata(request)
+        else:
+            form = await super().make_form(request)
+        if isinstance(form, OTPAuthenticationForm):
+            form.takes_trust = self.site.accept_trusted_agent
+        return form
 
     async def next_url(self, request: Request) -> str:
         """Where to go after success: `next` if it stays here, else the site's first page."""

@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from starlette_otp.account.sessions import number
 from starlette_otp.admin.changes import SECRET_SHOWN, Changes
 from starlette_otp.admin.forms import AddDeviceForm
 from starlette_otp.admin.gate import AdminSite
@@ -101,6 +102,18 @@ class Screens:
 
     async def revoke(self, request: Request) -> Response:
         """End all sessions of the user whom the form names."""
+        user, pk = await self._user(request)
+        await Changes(request).revoke(user)
+        return self._to(request, "details", identity=USERS, pk=pk)
+
+    async def end_agent(self, request: Request) -> Response:
+        """End the trust in the browser that the form names, of the user whom it names."""
+        user, pk = await self._user(request)
+        await Changes(request).end_agent(user, number((await submitted(request)).get("agent")))
+        return self._to(request, "details", identity=USERS, pk=pk)
+
+    async def _user(self, request: Request) -> tuple[Any, str]:
+        """The user whom a form names, and their key there; 403 for who may not edit them."""
         view = self._named(USERS)
         if not view.is_accessible(request) or not view.has_permission(request, Action.EDIT):
             raise HTTPException(403)
@@ -110,8 +123,7 @@ class Screens:
             raise HTTPException(404)
         if not view.has_permission(request, Action.EDIT, user):
             raise HTTPException(403)
-        await Changes(request).revoke(user)
-        return self._to(request, "details", identity=USERS, pk=str(key))
+        return user, str(key)
 
     async def config(self, request: Request) -> Response:
         """A device's key and QR code, if the site shows them, for those who may edit."""
@@ -218,4 +230,5 @@ def routes(site: Shown) -> list[BaseRoute]:
         Route(f"{device}/qr.svg", screens.qr, methods=["GET"], name="otp-qr"),
         Route(f"{device}/{{action}}", screens.act, methods=["POST"], name="otp-act"),
         Route("/otp/user/revoke-sessions", screens.revoke, methods=["POST"], name="otp-revoke"),
+        Route("/otp/user/end-agent", screens.end_agent, methods=["POST"], name="otp-end-agent"),
     ]

@@ -70,6 +70,8 @@ class OTPAdmin(Admin):
         show_sensitive: let those who may edit see keys and QR codes of devices at any time.
         max_age: seconds; who was verified longer ago verifies again before a change, and before a
             page that shows a secret or has a form for a change. None: never.
+        accept_trusted_agent: let staff look who trust this browser, and are not verified; changes
+            ask for a token all the same.
         name: of the mount, for `url_for("otpadmin:index")`.
         views: register the views of devices and users, too.
         options: as sqladmin's Admin takes them (base_url, title, authorization_backend, ...).
@@ -96,6 +98,7 @@ class OTPAdmin(Admin):
         otp: Site,
         show_sensitive: bool = False,
         max_age: float | None = 300,
+        accept_trusted_agent: bool = False,
         name: str = "otpadmin",
         views: bool = True,
         **options: Any,
@@ -106,7 +109,11 @@ class OTPAdmin(Admin):
                 "giving an authentication_backend."
             )
         self.otp, self.show_sensitive, self.name = otp, show_sensitive, name
-        self.max_age = max_age
+        self.max_age, self.accept_trusted_agent = max_age, accept_trusted_agent
+        if accept_trusted_agent and otp.browsers is None:
+            raise ConfigurationError(
+                "OTPAdmin(accept_trusted_agent=True) needs a class with AgentMixin."
+            )
         self.people = People(otp)
         made = {"session_maker": own_sessions(engine_or_sessions), **options}
         super().__init__(_Unmounted(), **made)  # type: ignore[arg-type]
@@ -120,10 +127,19 @@ class OTPAdmin(Admin):
     def has_permission(self, request: Request) -> bool | Awaitable[bool]:
         """Whether the request may use the site: its user is active, staff and verified.
 
-        Override it, sync or async, to narrow it further.
+        With `accept_trusted_agent` it is enough that they trust this browser. Override it, sync or
+        async, to narrow it further.
         """
         verdict = verdict_of(request)
+        if verdict.device is None and self.accept_trusted_agent and is_staff(verdict.user):
+            return self._is_trusted(request)
         return verdict.device is not None and is_staff(verdict.user)
+
+    async def _is_trusted(self, request: Request) -> bool:
+        browsers = self.otp.browsers
+        return browsers is not None and bool(
+            (await browsers.of(request, verdict_of(request))).is_trusted
+        )
 
     def is_addable(self, model: type[Any]) -> bool:
         """Whether the site knows how to make a device of this kind."""

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from starlette_otp.account.trusted import trusted_of
 from starlette_otp.admin.filters import DevicesFilter, MomentFilter
 from starlette_otp.admin.people import People, is_one_of
 from starlette_otp.devices.owner import convert_key, is_clean_text, table_of, user_key_column
@@ -344,7 +345,9 @@ class UserAdmin(OTPView):
             return found, await session.scalar(count) or 0
 
         found, number = await otp.transactions.read(work)
+        user = await self.people.get(request, key)
         return {
+            "agents": await trusted_of(request, user),
             "devices": [device for device in found if self._may_see(request, device)],
             "session_count": number,
             "moment": moment,

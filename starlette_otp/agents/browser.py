@@ -30,7 +30,7 @@ class Agent:
         trust_expiration: until when, as it is in force; None for as long as it is used.
         trust_days: what the call gave that made it trusted.
         session: the id of the session that trust lasts as long as.
-        id: of its row.
+        id: of its row, which trust has that is longer than a session.
         name: what it called itself.
         last_seen_at: when it was used last; written once a day.
         device: the one that vouched for it.
@@ -68,55 +68,74 @@ class TrustedBrowsers:
         found: Agent = verdict.agent
         return found
 
-    async def is_trusted(self, conn: HTTPConnection, verdict: Verdict) -> bool:
-        """Whether the user of a verdict trusts the browser of a request."""
-        return (await self.of(conn, verdict)).is_trusted
+    def shown(self, verdict: Verdict) -> Agent:
+        """What the browser is as far as it was read; else one that is not trusted."""
+        read: Agent | None = verdict.agent
+        return read or Agent(unwrapped(verdict.user))
+
+    async def known_to(self, conn: HTTPConnection, verdict: Verdict, user: Any) -> Agent:
+        """What the browser is to a user who is not signed in yet: nothing is written."""
+        user = unwrapped(user)
+        token = self._token(conn, verdict, user)
+        known = None if token is None else await self.agents.find(user, token, may_rotate=False)
+        return Agent(user) if known is None else self._told(conn, verdict, user, known)
 
     async def session_began(self, conn: HTTPConnection, verdict: Verdict) -> None:
         """Give the browser of a new session another token, if it is trusted."""
-        verdict.agent = None
-        if self._token(conn, verdict) is not None:
-            verdict.agent = await self._read(conn, verdict, is_new_session=True)
+        verdict.agent = await self._read(conn, verdict, is_new_session=True)
 
     async def _read(
         self, conn: HTTPConnection, verdict: Verdict, is_new_session: bool = False
     ) -> Agent:
-        user, token = unwrapped(verdict.user), self._token(conn, verdict)
-        if token is None:
-            return Agent(user)
-        # What can't be told to the browser any more it shall not have to know.
-        may_rotate = conn.scope["type"] == "http" and not verdict.is_answered
-        known = await self.agents.find(user, token, is_new_session, may_rotate)
-        if known is None:
+        user = unwrapped(verdict.user)
+        token = self._token(conn, verdict, user)
+        if token is not None:
+            # What can't be told to the browser any more it shall not have to know.
+            may_rotate = conn.scope["type"] == "http" and not verdict.is_answered
+            known = await self.agents.find(user, token, is_new_session, may_rotate)
+            if known is not None:
+                return self._told(conn, verdict, user, known)
             self.forget(conn, verdict)
-            return Agent(user)
-        if known.row.session_id not in (None, verdict.session_id):
-            return Agent(user)
-        return self.told(conn, verdict, known)
+        return self._as_long_as_the_session(conn, verdict)
 
-    def _token(self, conn: HTTPConnection, verdict: Verdict) -> str | None:
-        key = verdict.otp.device_model.user_key(unwrapped(verdict.user))
+    def _as_long_as_the_session(self, conn: HTTPConnection, verdict: Verdict) -> Agent:
+        user, began = unwrapped(verdict.user), verdict.verified_at
+        if verdict.device is None or began is None or not verdict.trusts_session:
+            return Agent(user)
+        days = self.agents.model.longest(user)
+        end = None if days is None else began + timedelta(days=days)
+        if end is not None and end <= clock.now():
+            return Agent(user)
+        return Agent(
+            user=user,
+            is_trusted=True,
+            is_session=True,
+            trusted_at=began,
+            trust_expiration=end,
+            session=verdict.session_id,
+            name=conn.headers.get("user-agent", ""),
+            last_seen_at=clock.now(),
+            device=verdict.device,
+        )
+
+    def _token(self, conn: HTTPConnection, verdict: Verdict, user: Any) -> str | None:
+        key = verdict.otp.device_model.user_key(user)
         if key is None or verdict.bearer is not None:
             return None
         return self.cookies.token(conn, key)
 
-    def told(self, conn: HTTPConnection, verdict: Verdict, known: Known) -> Agent:
+    def _told(self, conn: HTTPConnection, verdict: Verdict, user: Any, known: Known) -> Agent:
         """The agent of a browser that was found or made; the answer brings a new token along."""
-        row, user = known.row, unwrapped(verdict.user)
-        end = row.expires_at(user)
+        row, end = known.row, known.row.expires_at(user)
         if known.token is not None:
             age = timedelta.max if end is None else end - clock.now()
-            lasting = None if row.session_id is not None else age
-            header = self.cookies.header(conn, row.user_id, known.token, lasting)
-            verdict.agent_cookie = header
+            verdict.agent_cookie = self.cookies.header(conn, row.user_id, known.token, age)
         return Agent(
             user=user,
             is_trusted=True,
-            is_session=row.session_id is not None,
             trusted_at=row.trusted_at,
             trust_expiration=end,
             trust_days=row.trust_days_given,
-            session=row.session_id,
             id=row.id,
             name=row.user_agent,
             last_seen_at=row.last_seen_at,
@@ -131,43 +150,61 @@ class TrustedBrowsers:
         if key is not None and self.cookies.is_there(conn, key):
             verdict.agent_cookie = self.cookies.header(conn, key, None)
 
-    async def trust(
-        self, request: Request, days: float | None = None, with_session: bool = False
-    ) -> Agent:
-        """`trust_agent` and `trust_session`."""
-        verdict = verdict_of(request)
-        if verdict.away:
-            raise DatabaseUnavailable()
+    async def trust(self, request: Request, days: float | None = None) -> Agent:
+        """`trust_agent`."""
+        verdict = _of_who_may(request)
         if verdict.user is None:
             return Agent()
-        if verdict.bearer is not None:
-            raise AgentRejected("A client that keeps no cookies can't be trusted.")
-        if verdict.device is None:
-            raise AgentRejected("Only a verified session can make its browser trusted.")
         if days is not None and not 0 < days <= _MOST_DAYS:
             raise ValueError(f"trust_days is more than 0 days, and at most {_MOST_DAYS}.")
-        if with_session and verdict.session_id is None:
-            raise AgentRejected("There is no session of ours.")
+        user = unwrapped(verdict.user)
         known = await self.agents.trust(
-            unwrapped(verdict.user),
+            user,
             verdict.device,
             days=days,
-            session_id=verdict.session_id if with_session else None,
             user_agent=request.headers.get("user-agent", ""),
-            former_token=self._token(request, verdict),
+            former_token=self._token(request, verdict, user),
         )
-        verdict.agent = self.told(request, verdict, known)
+        verdict.agent = self._told(request, verdict, user, known)
         return verdict.agent
+
+    async def trust_session(self, request: Request) -> Agent:
+        """`trust_session`."""
+        verdict = _of_who_may(request)
+        if verdict.user is None:
+            return Agent()
+        await self._forget_lasting(request, verdict)
+        if not await self._note_session(request, verdict, True):
+            raise AgentRejected("The session has ended, or was given another token, meanwhile.")
+        return await self.of(request, verdict)
+
+    async def _forget_lasting(self, request: Request, verdict: Verdict) -> bool:
+        """End trust that is longer than the session; whether there was any."""
+        user = unwrapped(verdict.user)
+        token = self._token(request, verdict, user)
+        ended = 0 if token is None else await self.agents.forget(user, token)
+        self.forget(request, verdict)
+        return ended > 0
+
+    async def _note_session(self, request: Request, verdict: Verdict, is_trusted: bool) -> bool:
+        """Note in a verified session whether its browser is trusted as long as it lasts."""
+        otp, session_id, verified_at = verdict.otp, verdict.session_id, verdict.verified_at
+        if session_id is None or verified_at is None:
+            return False
+        token = verdict.token or otp.cookie.token(request)
+        verdict.agent = None
+        noted = await otp.sessions.trust(session_id, token, verdict.device, verified_at, is_trusted)
+        verdict.trusts_session = noted and is_trusted
+        return noted
 
     async def revoke(self, request: Request) -> bool:
         """`revoke_agent`."""
         verdict = verdict_of(request)
         if verdict.away:
             raise DatabaseUnavailable()
-        found = await self.of(request, verdict)
-        user = unwrapped(verdict.user)
-        ended = found.id is not None and await self.agents.revoke(user, found.id)
-        self.forget(request, verdict)
+        ended = await self._forget_lasting(request, verdict)
+        if verdict.trusts_session:
+            ended = await self._note_session(request, verdict, False) or ended
         return ended
 
     async def revoke_others(self, request: Request) -> int:
@@ -179,20 +216,27 @@ class TrustedBrowsers:
         return await self.agents.revoke_others(unwrapped(verdict.user), found.id)
 
 
-async def agent(request: HTTPConnection) -> Agent:
+async def agent(request: HTTPConnection, user: Any = None) -> Agent:
     """What this request's browser is to its user; one SELECT, the first time it is asked.
 
     It is not trusted where the user is anonymous, and never for a client without cookies.
 
     Args:
         request: behind OTPMiddleware; a websocket, too.
+        user: another than the request's: one whose password was accepted just now, for
+            `log_in(request, user, agent=)`.
 
     Raises:
         ConfigurationError: the host declares no class with AgentMixin.
         DatabaseUnavailable: the database is away.
     """
     verdict = verdict_of(request)
-    return await browsers_of(verdict).of(request, verdict)
+    browsers = browsers_of(verdict)
+    if verdict.away:
+        raise DatabaseUnavailable()
+    if user is not None:
+        return await browsers.known_to(request, verdict, user)
+    return await browsers.of(request, verdict)
 
 
 async def trust_agent(request: Request, trust_days: float | None = None) -> Agent:
@@ -225,7 +269,7 @@ async def trust_session(request: Request) -> Agent:
         ConfigurationError: the host declares no class with AgentMixin.
         DatabaseUnavailable: the database is away.
     """
-    return await browsers_of(verdict_of(request)).trust(request, with_session=True)
+    return await browsers_of(verdict_of(request)).trust_session(request)
 
 
 async def revoke_agent(request: Request) -> bool:
@@ -252,6 +296,23 @@ async def revoke_other_agents(request: Request) -> int:
         DatabaseUnavailable: the database is away.
     """
     return await browsers_of(verdict_of(request)).revoke_others(request)
+
+
+def _of_who_may(request: Request) -> Verdict:
+    """The verdict of who may trust their browser, or of nobody.
+
+    Raises:
+        AgentRejected: the session is not verified, or has no cookies.
+        DatabaseUnavailable: the database is away.
+    """
+    verdict = verdict_of(request)
+    if verdict.away:
+        raise DatabaseUnavailable()
+    if verdict.bearer is not None and verdict.user is not None:
+        raise AgentRejected("A client that keeps no cookies can't be trusted.")
+    if verdict.device is None and verdict.user is not None:
+        raise AgentRejected("Only a verified session can make its browser trusted.")
+    return verdict
 
 
 def browsers_of(verdict: Verdict) -> TrustedBrowsers:

@@ -27,13 +27,19 @@ async def show_codes(call: Call) -> models.RecoveryCodes:
 
 
 async def new_codes(call: Call) -> models.NewCodes:
-    """Recovery codes in place of all earlier ones; they count at once."""
+    """Recovery codes in place of all earlier ones; they count at once.
+
+    With `?lost=true` those may be in wrong hands, and trust in all browsers ends.
+    """
     await call.let_through()
     _refuse_without_codes(call)
     if call.verdict.device is None:
         # Alone they would be all that lets the user in.
         raise Guarded(ENROLMENT_REQUIRED)
-    return models.NewCodes(codes=await call.otp.recovery_codes.renew(call.user))
+    made_codes = await call.otp.recovery_codes.renew(call.user)
+    if call.otp.agents is not None and call.request.query_params.get("lost") == "true":
+        await call.otp.agents.revoke_others(call.user, None)
+    return models.NewCodes(codes=made_codes)
 
 
 def _refuse_without_codes(call: Call) -> None:

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette_otp.account.sessions import number
-from starlette_otp.agents.browser import agent, trust_agent
+from starlette_otp.account.trusted import trusted_of
+from starlette_otp.agents.browser import agent
 from starlette_otp.api import models
 from starlette_otp.api.call import Call, Refused, invalid
-from starlette_otp.exceptions import AgentRejected
 
 
 async def list_agents(call: Call) -> models.Agents:
     """The browsers that the user trusts, the last seen first."""
     await call.let_through()
-    if call.otp.agents is None:
-        return models.Agents(agents=[])
-    here = (await agent(call.request)).id
-    rows = await call.otp.agents.of_user(call.user)
-    return models.Agents(agents=[_listed(call, row, here) for row in rows])
-
-
-def _listed(call: Call, row: Any, here: int | None) -> models.AgentListed:
-    return models.AgentListed(
-        id=row.id,
-        current=row.id == here,
-        name=row.user_agent,
-        trusted_at=row.trusted_at,
-        last_seen_at=row.last_seen_at,
-        expires_at=row.expires_at(call.user),
-        session=row.session_id,
+    return models.Agents(
+        agents=[
+            models.AgentListed(
+                id=one.id,
+                current=one.is_this,
+                name=one.browser,
+                trusted_at=one.trusted_at,
+                last_seen_at=one.seen_at,
+                expires_at=one.until,
+                device=None if one.device is None else one.device.persistent_id,
+            )
+            for one in await trusted_of(call.request, call.user)
+        ]
     )
 
 
@@ -61,11 +56,9 @@ def refuse_trust(call: Call, wanted: bool) -> None:
         raise invalid("trust")
 
 
-async def trust_if(call: Call, wanted: bool) -> None:
-    """Trust the browser of a session that a token has just verified."""
-    if wanted and call.verdict.device is not None:
-        try:
-            await trust_agent(call.request)
-        except AgentRejected:
-            # The device went in this moment: signed in, and not trusted.
-            return
+def want_trust(call: Call, wanted: bool) -> None:
+    """Let the session that a token has just verified have the trust that was asked for."""
+    agents = call.otp.agents
+    if agents is not None and call.transport == "cookie":
+        by_default = agents.model.trust_session_by_default
+        call.verdict.wants_trust = "agent" if wanted else "session" if by_default else None

@@ -128,6 +128,7 @@ class Session(BaseModel):
     max_age_left: int | None = Field(
         description="Seconds until a change of devices, password or sessions asks again."
     )
+    trusted: bool = Field(description="Trust in this browser stands for a token.")
     amr: list[str]
     acr: str | None
 
@@ -214,11 +215,11 @@ class AgentListed(BaseModel):
 
     id: int
     current: bool
-    name: str = Field(description="What it calls itself.")
+    name: str = Field(description="Browser and system.")
     trusted_at: datetime
     last_seen_at: datetime
     expires_at: datetime | None
-    session: int | None = Field(description="The id of the session that trust lasts as long as.")
+    device: str | None = Field(description="The id of the device that vouched for it.")
 
 
 class Agents(BaseModel):

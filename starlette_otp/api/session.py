@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette_otp.api import models, tokens
-from starlette_otp.api.agents import refuse_trust, trust_if
+from starlette_otp.api.agents import refuse_trust, want_trust
 from starlette_otp.api.call import Call, Refused
 from starlette_otp.api.shown import session_of
 from starlette_otp.exceptions import DeviceRejected
@@ -43,6 +43,9 @@ async def sign_in(call: Call) -> models.Session:
         await otp.tickets.discard(former_token)
         raise Refused(401, "invalid_login", _NO_MATCH)
     token = (body.token or "").strip()
+    if not token and await _is_trusted(call, user):
+        await otp.tickets.discard(former_token)
+        return await _enter(call, user)
     if await otp.requirement.is_lacking(user) or (otp.password_is_enough and not token):
         await otp.tickets.discard(former_token)
         return await _enter(call, user)
@@ -54,7 +57,8 @@ async def sign_in(call: Call) -> models.Session:
         await _wait(call, body.username, user, former_token)
         raise await tokens.refused_token(call, attempt, body.device, user)
     await otp.tickets.discard(former_token)
-    return await _enter(call, attach(user, attempt.device), body.trust)
+    want_trust(call, body.trust)
+    return await _enter(call, attach(user, attempt.device))
 
 
 async def challenge(call: Call) -> models.Session:
@@ -73,18 +77,18 @@ async def verify(call: Call) -> models.Session:
     attempt = await tokens.attempt(call, user, body.token, body.device)
     if attempt.device is None:
         raise await tokens.refused_token(call, attempt, body.device, user if is_waiting else None)
+    want_trust(call, body.trust)
     if is_waiting:
         held_token = ticket.token_of(call.otp, call.request)
         call.request.session.pop(ticket.TICKET_KEY, None)
         if not await call.otp.tickets.discard(held_token):
             # A copy of it was faster.
             raise _login_expired()
-        return await _enter(call, attach(user, attempt.device), body.trust)
+        return await _enter(call, attach(user, attempt.device))
     try:
         await login(call.request, attempt.device)
     except DeviceRejected:
         raise Refused(401, "session_expired", "The session has ended meanwhile.") from None
-    await trust_if(call, body.trust)
     return await session_of(call)
 
 
@@ -93,13 +97,22 @@ async def sign_out(call: Call) -> None:
     await log_out(call.request)
 
 
-async def _enter(call: Call, user: Any, trust: bool = False) -> models.Session:
+async def _is_trusted(call: Call, user: Any) -> bool:
+    """Whether the browser may stand for a token, which the session then begins by."""
+    otp, verdict = call.otp, call.verdict
+    if not otp.accepts_trusted_agents or otp.browsers is None or call.transport == "bearer":
+        return False
+    found = await otp.browsers.known_to(call.request, verdict, user)
+    verdict.accepted = found if found.is_trusted else None
+    return bool(found.is_trusted)
+
+
+async def _enter(call: Call, user: Any) -> models.Session:
     try:
         await log_in(call.request, user)
     except DeviceRejected:
         # The device or the user went between the check and the session.
         raise Refused(401, "invalid_login", "Please sign in again.") from None
-    await trust_if(call, trust)
     verdict = call.verdict
     has_device = verdict.device is not None or await call.otp.enrolment.user_has_device(user)
     if not has_device and call.otp.password_is_enough and verdict.user is not None:

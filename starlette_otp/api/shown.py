@@ -39,6 +39,7 @@ async def session_of(
         "verified_at": None,
         "expires_at": expires_at,
         "max_age_left": None,
+        "trusted": verdict.by_trust,
         "amr": [],
         "acr": None,
     }

@@ -85,6 +85,7 @@ def create_app(database_url: str, secret_key: str) -> Starlette:
         secret_key=secret_key,
         site_name="starlette-otp demo",
         require_device=True,
+        accept_trusted_agents=True,
         mailer=mailer,
     )
 

@@ -34,6 +34,8 @@ class AgentMixin(TableMixin):
     """How long trust lasts; of this, and of what `trust_agent` is given, the strictest."""
     inactivity_days: ClassVar[Days] = 30
     """How long it lasts without being used."""
+    trust_session_by_default: ClassVar[bool] = True
+    """Whether who verifies without the box "Trust this browser" trusts it for that session."""
     max_agents: ClassVar[int] = 20
     """Of one user; beyond it the one that was seen last longest ago goes."""
     cookie_name: ClassVar[str] = "otp_agent"
@@ -56,7 +58,7 @@ class AgentMixin(TableMixin):
     rotated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
     fingerprint: Mapped[str] = mapped_column(String(64))
-    """Of the tokens, the user, the vouching device, the session, the times, and the password."""
+    """Of the tokens, the user, the vouching device, the times, and the password."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -81,24 +83,17 @@ class AgentMixin(TableMixin):
         key = ForeignKey(table_of(cls.__device_model__).c.id, ondelete="CASCADE")
         return mapped_column(key, index=True)
 
-    @declared_attr
-    def session_id(cls) -> Mapped[int | None]:
-        """The session that trust lasts as long as; None where it is longer."""
-        sessions = cls.__device_model__.__session_model__
-        key = ForeignKey(table_of(sessions).c.id, ondelete="CASCADE")  # type: ignore[arg-type]
-        return mapped_column(key, index=True)
-
     def expires_at(self, user: object) -> datetime | None:
         """When trust ends, as it is in force; None for never."""
-        ends = [self.trusted_at + timedelta(days=days) for days in self._trust_days(user)]
-        idle = days_of(type(self).inactivity_days, user)
-        if idle is not None:
-            ends.append(self.last_seen_at + timedelta(days=idle))
-        return min(ends, default=None)
+        days, idle = type(self).longest(user), days_of(type(self).inactivity_days, user)
+        ends = [(self.trusted_at, days), (self.trusted_at, self.trust_days_given)]
+        ends.append((self.last_seen_at, idle))
+        return min((at + timedelta(days=n) for at, n in ends if n is not None), default=None)
 
-    def _trust_days(self, user: object) -> list[float]:
-        given = days_of(type(self).trust_days, user), self.trust_days_given
-        return [days for days in given if days is not None]
+    @classmethod
+    def longest(cls, user: object) -> float | None:
+        """For how many days a user may trust a browser, at most; None for no limit."""
+        return days_of(cls.trust_days, user)
 
     def is_over(self, user: object) -> bool:
         """Whether trust has ended by its age or for want of use."""

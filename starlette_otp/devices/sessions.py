@@ -63,11 +63,15 @@ class OTPSessionMixin(TableMixin):
     amr: Mapped[str | None] = mapped_column(String(MAX_AMR))
     """How its user was authenticated before any device, as RFC 8176 names it, by spaces; None: by
     their password."""
+    agent_id: Mapped[int | None] = mapped_column(BigInteger)
+    """The trusted browser that stood for a token when it began: it ends with that trust."""
+    is_trusted: Mapped[bool] = mapped_column(default=False, server_default="false")
+    """Whether the user trusts its browser as long as it lasts, verified."""
     password_fingerprint: Mapped[str] = mapped_column(String(64))
-    """Of the token, the former one, the user, the hash of their password, and `amr`."""
+    """Of the token, the former one, the user, the hash of their password, `amr` and `agent_id`."""
     device_fingerprint: Mapped[str | None] = mapped_column(String(64))
-    """Of the token, the device that verified it, and when; of a ticket: of the user's devices, and
-    when each was used last before it."""
+    """Of the token, the device that verified it, when, and `is_trusted`; of a ticket: of the user's
+    devices, and when each was used last before it."""
     is_ticket: Mapped[bool] = mapped_column(default=False, server_default="false")
     former_digest: Mapped[str | None] = mapped_column(String(64), index=True)
     """Of the token before the last verification: until `former_until` it is worth authenticated."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, inspect, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, delete, inspect, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock, signals
@@ -122,7 +122,6 @@ class Agents:
         device: Any,
         *,
         days: float | None = None,
-        session_id: int | None = None,
         user_agent: str = "",
         former_token: str | None = None,
     ) -> Known:
@@ -132,19 +131,17 @@ class Agents:
             user: whose browser it is.
             device: the one that has verified them there.
             days: how long, at most.
-            session_id: the session that it lasts as long as, or None.
             user_agent: what the browser calls itself.
             former_token: what it held.
 
         Raises:
-            AgentRejected: the user, the device or the session has gone meanwhile.
+            AgentRejected: the user or the device has gone meanwhile.
         """
         key, now, token = self._key(user), clock.now(), secrets.token_urlsafe(32)
         row = self.model(
             token_digest=self._keyring.digests("agent", token)[0],
             user_id=key,
             device_id=device.id,
-            session_id=session_id,
             trusted_at=now,
             trust_days_given=days,
             last_seen_at=now,
@@ -174,12 +171,19 @@ class Agents:
         except Exception as exc:
             if not breaks_integrity(exc):
                 raise
-            raise AgentRejected("The device or the session has gone meanwhile.") from exc
+            raise AgentRejected("The device has gone meanwhile.") from exc
         logger.info("User %r trusts a browser (%s), by %r.", key, row.id, row.user_agent)
         await signals.send(
             signals.otp_agent_trusted, self._sender, user=user, device=device, agent=row
         )
         return Known(row, device, token)
+
+    async def forget(self, user: object, token: str) -> int:
+        """End the trust in the browser that holds a token; in how many."""
+        digests, agents = self._keyring.digests("agent", token), self._table.c
+        return await self._revoke(
+            user, or_(agents.token_digest.in_(digests), agents.former_digest.in_(digests))
+        )
 
     async def of_user(self, user: object) -> list[Any]:
         """The browsers that the user trusts, the last seen first."""
@@ -216,15 +220,14 @@ class Agents:
 
     async def clear(self, batch: int = 1000) -> None:
         """Delete browsers whose trust is over for everybody, `batch` rows at a time."""
-        row, now, over = self._table.c, clock.now(), []
+        row, now = self._table.c, clock.now()
+        over = [row.trusted_at + row.trust_days_given * literal(timedelta(days=1)) <= now]
         for days, since in (
             (self.model.trust_days, row.trusted_at),
             (self.model.inactivity_days, row.last_seen_at),
         ):
             if isinstance(days, int | float):
                 over.append(since <= now - timedelta(days=days))
-        if not over:
-            return
         expired = select(row.id).where(or_(*over)).limit(batch).with_for_update(skip_locked=True)
         query = delete(self._table).where(row.id.in_(expired)).returning(row.id)
         while await self._execute(query):
@@ -296,6 +299,6 @@ class Agents:
 
 def _bound(row: Any, user: Any) -> str:
     trusted_at = (row.trusted_at - _EPOCH) // _MICROSECOND
-    parts = row.token_digest, row.former_digest, row.user_id, row.device_id, row.session_id
+    parts = row.token_digest, row.former_digest, row.user_id, row.device_id
     bound_secret = "\0".join(map(str, (*parts, trusted_at, row.trust_days_given)))
     return f"{bound_secret}\0{password_hash(user)}"

@@ -6,7 +6,7 @@ import logging
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, true, update
+from sqlalchemy import ColumnElement, delete, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp import clock, signals
@@ -42,6 +42,11 @@ class SessionList:
             model.user_id == key, ~model.is_ticket, model.expires_at > clock.now()
         )
         query = query.order_by(model.seen_at.desc().nulls_last(), model.id.desc())
+        agents = self._rows.device_model.__agent_model__
+        if agents is not None:
+            # One that began by a trusted browser is over with the trust.
+            its_agent = agents.id == model.agent_id, agents.user_id == key
+            query = query.where(or_(model.agent_id.is_(None), select(1).where(*its_agent).exists()))
 
         async def work(session: AsyncSession) -> list[Any]:
             return list((await session.scalars(query)).unique())

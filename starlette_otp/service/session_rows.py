@@ -49,6 +49,8 @@ _RENEWED = (
     "device_fingerprint",
     "former_digest",
     "former_until",
+    "agent_id",
+    "is_trusted",
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
@@ -67,6 +69,8 @@ class Held(NamedTuple):
     password_fingerprint: str
     device_fingerprint: str | None
     amr: str | None
+    agent_id: int | None
+    is_trusted: bool
     kind: str | None
 
 
@@ -107,18 +111,38 @@ class SessionRows:
 
     def sign(self, row: dict[str, Any], user: Any, purpose: Purpose = "session") -> None:
         """Add a row's fingerprints, by its other columns and the user's password."""
-        former, owner, amr = row.get("former_digest"), row["user_id"], row.get("amr")
-        bound_secret = _whose(row["token_digest"], former, owner, password_hash(user), amr)
+        bound_secret = _whose(
+            row["token_digest"],
+            row.get("former_digest"),
+            row["user_id"],
+            password_hash(user),
+            row.get("amr"),
+            row.get("agent_id"),
+        )
         row["password_fingerprint"] = self._keyring.digests(f"whose {purpose}", bound_secret)[0]
         row["device_fingerprint"] = None
         if row["verified_at"] is not None:
-            verified = _verified(row["token_digest"], row["device_id"], row["verified_at"])
-            row["device_fingerprint"] = self._keyring.digests("verified session", verified)[0]
+            row["device_fingerprint"] = self.fingerprint(
+                row["token_digest"], row["device_id"], row["verified_at"], row["is_trusted"]
+            )
+
+    def fingerprint(
+        self, digest: str, device_id: int | None, verified_at: datetime, is_trusted: bool
+    ) -> str:
+        """What binds a session's verification to it, and its browser's trust to that."""
+        verified = _verified(digest, device_id, verified_at, is_trusted)
+        return self._keyring.digests("verified session", verified)[0]
 
     def is_of(self, row: Any, user: Any, purpose: Purpose = "session") -> bool:
         """Whether a row is as it was signed for this user and their password."""
-        former, owner = row.former_digest, row.user_id
-        bound_secret = _whose(row.token_digest, former, owner, password_hash(user), row.amr)
+        bound_secret = _whose(
+            row.token_digest,
+            row.former_digest,
+            row.user_id,
+            password_hash(user),
+            row.amr,
+            row.agent_id,
+        )
         return self._keyring.digest_matches(
             f"whose {purpose}", bound_secret, row.password_fingerprint
         )
@@ -127,7 +151,7 @@ class SessionRows:
         """Whether a row is as it was signed for the device that verified it, and when."""
         if row.verified_at is None or row.device_fingerprint is None:
             return False
-        verified = _verified(row.token_digest, row.device_id, row.verified_at)
+        verified = _verified(row.token_digest, row.device_id, row.verified_at, row.is_trusted)
         return self._keyring.digest_matches("verified session", verified, row.device_fingerprint)
 
     # Finding.
@@ -265,6 +289,12 @@ class SessionRows:
         query = query.where(*its_device, device.user_id == row.user_id).values(values)
         return Statement(lambda *what: query.returning(*what), row.id)
 
+    def trust(self, session_id: int, digest: str, values: dict[str, Any]) -> Any:
+        """The UPDATE of what is trusted in a session that has this token still."""
+        row = self._columns
+        query = update(self.table).where(row.id == session_id, row.token_digest == digest)
+        return query.values(values).returning(row.id)
+
     @staticmethod
     def renewed(row: dict[str, Any]) -> dict[str, Any]:
         """A row as the parameters of `renew`."""
@@ -348,13 +378,21 @@ def _defaults(table: Table, given: dict[Any, Any]) -> dict[Any, Any]:
 
 
 def _whose(
-    digest: str, former_digest: str | None, owner: Any, password_hash: str, amr: str | None
+    digest: str,
+    former_digest: str | None,
+    owner: Any,
+    password_hash: str,
+    amr: str | None,
+    agent_id: int | None,
 ) -> str:
     bound_secret = "\0".join((digest, former_digest or "", str(owner), password_hash))
     # Rows from before there was one are as they were.
-    return bound_secret if amr is None else f"{bound_secret}\0{amr}"
+    if amr is not None or agent_id is not None:
+        bound_secret += f"\0{amr or ''}"
+    return bound_secret if agent_id is None else f"{bound_secret}\0{agent_id}"
 
 
-def _verified(digest: str, device_id: int | None, at: datetime) -> str:
+def _verified(digest: str, device_id: int | None, at: datetime, is_trusted: bool) -> str:
     # As PostgreSQL keeps it, whatever zone it comes back in.
-    return f"{digest}\0{device_id}\0{(at - _EPOCH) // _MICROSECOND}"
+    bound_secret = f"{digest}\0{device_id}\0{(at - _EPOCH) // _MICROSECOND}"
+    return f"{bound_secret}\0trusted" if is_trusted else bound_secret

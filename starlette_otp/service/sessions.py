@@ -38,7 +38,7 @@ class Found:
     """What a session's row says: the user, the device that verified them, and when.
 
     `own` says that the user object is this request's alone, `is_due` that it is to be noted that
-    the session was seen; `amr` is as the row has it.
+    the session was seen; `amr`, `agent_id` and `is_trusted` are as the row has them.
     """
 
     user: Any
@@ -48,6 +48,8 @@ class Found:
     own: bool = False
     is_due: bool = False
     amr: str | None = None
+    agent_id: int | None = None
+    is_trusted: bool = False
 
 
 @dataclass(slots=True)
@@ -133,9 +135,11 @@ class Sessions:
         if not await self._is_good(held, user):
             return None
         is_due = not is_former and self._is_due(held, now)
-        if is_former or not await self._is_verified(held, device):
-            return Found(user, None, None, held.id, is_own, is_due, held.amr)
-        return Found(user, device, held.verified_at, held.id, is_own, is_due, held.amr)
+        found_as = Found(user, None, None, held.id, is_own, is_due, held.amr, held.agent_id)
+        if not is_former and await self._is_verified(held, device):
+            found_as.device, found_as.verified_at = device, held.verified_at
+            found_as.is_trusted = held.is_trusted
+        return found_as
 
     async def _is_good(self, held: Held, user: Any | None) -> bool:
         """Whether a row is the user's; that of an inactive one goes, and does not come back."""
@@ -199,6 +203,8 @@ class Sessions:
         former_id: int | None = None,
         amr: str | None = None,
         since: datetime | None = None,
+        agent_id: int | None = None,
+        is_trusted: bool = False,
     ) -> Begun:
         """Begin a session; the former one of the same client ends, and the user's tickets do.
 
@@ -210,6 +216,8 @@ class Sessions:
             former_id: the row of that session, where it is known.
             amr: how the user was authenticated, if not by their password.
             since: when that was, if not now.
+            agent_id: the trusted browser that stands for a token.
+            is_trusted: the user trusts the browser as long as the session lasts, verified.
 
         Raises:
             ValueError: the user is nobody.
@@ -218,6 +226,7 @@ class Sessions:
         verified_at = None if device is None else await self._accepted_at(device)
         token, row = self._new_row(user, device, verified_at, user_agent)
         row["amr"], row["created_at"] = amr, since or row["created_at"]
+        row["agent_id"], row["is_trusted"] = agent_id, is_trusted and device is not None
         self._rows.sign(row, await loaded(self._transactions, user))
         owner, former = row["user_id"], self._rows.row_of(former_token, former_id)
         replaced = or_(false() if former is None else former, self._rows.tickets_of(owner))
@@ -240,6 +249,7 @@ class Sessions:
         verified_at: datetime | None = None,
         forget_former: bool = False,
         amr: str | None = None,
+        is_trusted: bool = False,
     ) -> Begun:
         """Give a session a new token and the device that has just verified its user (ASVS 7.2.4).
 
@@ -253,6 +263,7 @@ class Sessions:
                 device has to verify it still.
             forget_former: what the client holds is worth nothing from now on.
             amr: as the row has it.
+            is_trusted: the user trusts the browser as long as the session lasts.
 
         Raises:
             ValueError: the user is nobody.
@@ -265,6 +276,7 @@ class Sessions:
         former, now = self._rows.digests(former_token), clock.now()
         row["former_digest"] = former[0] if former and not forget_former else None
         row["former_until"], row["amr"] = now + _FORMER_AGE, amr
+        row["agent_id"], row["is_trusted"] = None, is_trusted
         self._rows.sign(row, await loaded(self._transactions, user))
         values = {**self._rows.named(former), **self._rows.renewed(row)}
         values |= {"otp__now": now, "otp__max_age": self._max_age}
@@ -281,6 +293,38 @@ class Sessions:
             await self._reject(device, row["user_id"])
             raise DeviceRejected(device, "The session has ended meanwhile.")
         return Begun(token, renewed, row["verified_at"])
+
+    async def trust(
+        self,
+        session_id: int,
+        token: object,
+        device: Any,
+        verified_at: datetime,
+        is_trusted: bool,
+    ) -> bool:
+        """Let a verified session's user trust its browser as long as it lasts, or not any more.
+
+        Args:
+            session_id: its row.
+            token: what the client holds.
+            device: what verified it.
+            verified_at: when.
+            is_trusted: whether they do.
+
+        Returns:
+            False if it has ended, or another token, since.
+        """
+        values: dict[str, Any] = {"is_trusted": is_trusted}
+        for digest in self._rows.digests(token):
+            values["device_fingerprint"] = self._rows.fingerprint(
+                digest, self._id_of(device), verified_at, is_trusted
+            )
+            query = self._rows.trust(session_id, digest, values)
+            # An ended verification has no fingerprint, and gets none.
+            query = query.where(self._table.c.verified_at == verified_at)
+            if await self._execute(query):
+                return True
+        return False
 
     async def end(
         self,

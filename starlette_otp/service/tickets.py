@@ -94,7 +94,14 @@ class Tickets:
         row = self._table
         uses, owner = self._uses
         unused = uses.where(owner == row.user_id).scalar_subquery()
-        names = "user_id", "token_digest", "former_digest", "password_fingerprint", "amr"
+        names = (
+            "user_id",
+            "token_digest",
+            "former_digest",
+            "password_fingerprint",
+            "amr",
+            "agent_id",
+        )
         query = select(*(row[name] for name in names)).where(
             held, row.expires_at >= clock.now(), row.device_fingerprint.is_not_distinct_from(unused)
         )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Self
 
 from starlette.requests import Request
-from wtforms import PasswordField, SelectField, StringField, SubmitField
+from wtforms import BooleanField, PasswordField, SelectField, StringField, SubmitField
 
 from starlette_otp import clock
 from starlette_otp.devices.policies import VerifyNotAllowed
@@ -18,6 +18,7 @@ from starlette_otp.web.base_form import BaseForm, merged
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.password import authenticate, wait_of
 from starlette_otp.web.user import attach
+from starlette_otp.web.verdict import verdict_of
 from starlette_otp.web.ways import Way, ways_of
 
 
@@ -109,6 +110,7 @@ class OTPAuthenticationFormMixin:
     otp_token = StringField("Code")
     otp_challenge = SubmitField("Send me a code")
     otp_way = StringField("Try another way")
+    otp_trust_agent = BooleanField("Trust this browser")
 
     _user: Any = None
 
@@ -153,16 +155,35 @@ class OTPAuthenticationFormMixin:
             device = await self._verify(user, chosen)
         if device is not None:
             self._user = attach(user, device)
+            self._want_trust()
             return True
         if not self.is_repeated:
             await self._offer(user, chosen)
         return False
+
+    @property
+    def can_trust(self: Any) -> bool:
+        """Whether the box "Trust this browser" can do anything."""
+        verdict = verdict_of(self._request)
+        return verdict.otp.browsers is not None and verdict.bearer is None
+
+    def _want_trust(self: Any) -> None:
+        """Let the session that the token verifies have the trust that was asked for."""
+        if not self.can_trust:
+            return
+        by_default = self.otp.agents.model.trust_session_by_default
+        verdict_of(self._request).wants_trust = (
+            "agent" if self.otp_trust_agent.data else "session" if by_default else None
+        )
 
     def token_is_missing(self: Any) -> None:
         """Say that no token was typed."""
         self.add_error("token_required", self.otp_token)
 
     async def _offer(self: Any, user: object, chosen: str | None) -> None:
+        days = self.otp.agents.model.longest(user) if self.can_trust else None
+        if days is not None:
+            self.otp_trust_agent.label.text += f" for {clock.lasting(days * 86400)}"
         choices = await self.device_choices(user)
         several = [("", "Any of my devices")] if len(choices) > 1 else []
         self.otp_device.choices = several + choices
@@ -258,9 +279,11 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
 
     Attributes:
         password_accepted: the first factor was accepted, only the second is missing.
+        takes_trust: a browser that its user trusts stands for a token, where the site accepts it.
     """
 
     password_accepted = False
+    takes_trust = True
     _former_token: str | None = None
     _redeemed_token: str | None = None
 
@@ -273,6 +296,8 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
         user, self._user = self._user, None
         if await self.otp.requirement.is_lacking(user):
             # Nothing could be asked of them, and their session leads to the enrolment.
+            self._user = user
+        elif await self._is_trusted(user):
             self._user = user
         if self._user is not None or await self.clean_otp(user):
             self._request.session.pop(ticket.TICKET_KEY, None)
@@ -292,6 +317,20 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
                 self.password_accepted = False
                 self.add_error("invalid_login")
         return False
+
+    async def _is_trusted(self, user: Any) -> bool:
+        """Whether who has typed their password, and no token, trusts this browser."""
+        asked = self.otp_token, self.otp_challenge, self.otp_way
+        browsers = self.otp.browsers
+        is_accepted = self.otp.accepts_trusted_agents and self.takes_trust
+        if browsers is None or not is_accepted:
+            return False
+        if not self.password.data or any(field.data for field in asked):
+            return False
+        verdict = verdict_of(self._request)
+        found = await browsers.known_to(self._request, verdict, user)
+        verdict.accepted = found if found.is_trusted else None
+        return verdict.accepted is not None
 
     def token_is_missing(self) -> None:
         """Say so, but not to who has typed the password alone, on a page that asked for no more."""

@@ -19,7 +19,7 @@ from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import find_session, look_up
-from starlette_otp.web.held import hold_back
+from starlette_otp.web.held import judge, weigh_trust
 from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
@@ -334,7 +334,7 @@ async def verified_as(conn: HTTPConnection, user: Any) -> None:
         verdict.take(Found(None, None, None, None))
         await look_up(conn, verdict, unwrapped(user))
         show(conn.scope, verdict, ["authenticated"])
-        await hold_back(conn.scope, verdict)
+        await judge(conn.scope, verdict)
 
 
 def _is_from_here(websocket: HTTPConnection, verdict: Verdict) -> bool:
@@ -406,11 +406,12 @@ async def look_again(conn: HTTPConnection) -> None:
         raise DatabaseUnavailable() from exc
     verdict.agent = None
     if now is None:
-        verdict.user = verdict.device = verdict.verified_at = verdict.session_id = None
+        verdict.be_nobody()
         show_nobody(conn.scope)
     elif now is not verdict:
         verdict.user, verdict.own = now.user, False
         verdict.device, verdict.verified_at = now.device, now.verified_at
+        verdict.by_trust, verdict.trusts_session = now.by_trust, now.trusts_session
         show(conn.scope, verdict, conn.auth.scopes)
 
 
@@ -427,9 +428,13 @@ async def _now(verdict: Verdict, conn: HTTPConnection) -> Verdict | None:
     # What was not verified when it was opened may have come with a token from before the
     # verification, which is worth no more for it (ASVS 7.2.4).
     device = None if verdict.device is None else found.device
-    current = replace(verdict, user=found.user, device=device, verified_at=found.verified_at)
-    current.amr, current.agent = found.amr, None
-    return current
+    current = replace(verdict, is_answered=True)
+    current.take(found)
+    current.device = device
+    if device is None:
+        # Looked at, and no more: a token that is replaced here would not get to the browser.
+        await weigh_trust(conn, current)
+    return None if current.user is None else current
 
 
 async def _refusal(conn: HTTPConnection, verdict: Verdict, wanted: Wanted) -> str | None:
@@ -455,7 +460,7 @@ async def _is_trusted(conn: HTTPConnection, verdict: Verdict) -> bool:
             "There are no trusted browsers: declare a class with AgentMixin and "
             f"__device_model__ = {verdict.otp.device_model.__name__}."
         )
-    return await verdict.otp.browsers.is_trusted(conn, verdict)
+    return bool((await verdict.otp.browsers.of(conn, verdict)).is_trusted)
 
 
 async def _refusal_without_device(

@@ -1,7 +1,10 @@
-"""Users who are held back: nobody, until they have the device that they have to have."""
+"""Users whom no device has verified: let in by trust in their browser, or held back."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from starlette_otp import clock
@@ -10,14 +13,48 @@ from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, show, show_nobody
 
 
-async def hold_back(scope: Scope, verdict: Verdict) -> None:
-    """Make anonymous who has to have a device, and has not been verified by one.
+async def judge(scope: Scope, verdict: Verdict) -> None:
+    """Let a user in by trust, or make them anonymous, whom no device has verified.
 
-    Where the password is enough for who has one, that is only who has none. A host's function that
-    can't be asked holds back, too.
+    A session that began by trust is nobody's without it. Who has to have a device is held back
+    until one verifies them; where the password is enough for who has one, that is only who has
+    none. A host's function that can't be asked holds back, too.
     """
     if verdict.user is None or verdict.device is not None:
         return
+    try:
+        await weigh_trust(HTTPConnection(scope), verdict)
+    except DatabaseUnavailable:
+        verdict.be_nobody()
+        verdict.away = True
+    if verdict.user is None:
+        show_nobody(scope)
+        return
+    if verdict.by_trust:
+        show(scope, verdict, scope["auth"].scopes)
+    elif verdict.otp.requirement.is_set:
+        await _hold_back(scope, verdict)
+
+
+async def weigh_trust(conn: HTTPConnection, verdict: Verdict) -> None:
+    """Say whether the user's trust in their browser stands for a verification.
+
+    Whose session began by it alone is nobody without it.
+
+    Raises:
+        DatabaseUnavailable: the database is away.
+    """
+    otp, is_bound = verdict.otp, verdict.agent_id is not None
+    verdict.by_trust = False
+    if otp.accepts_trusted_agents and (is_bound or otp.password_is_enough):
+        found: Any = otp.browsers and await otp.browsers.of(conn, verdict)
+        is_it = found is not None and verdict.agent_id in (None, found.id)
+        verdict.by_trust = is_it and found.is_trusted
+    if is_bound and not verdict.by_trust:
+        verdict.be_nobody()
+
+
+async def _hold_back(scope: Scope, verdict: Verdict) -> None:
     try:
         is_held = await _has_to_wait(verdict)
     except DatabaseUnavailable:

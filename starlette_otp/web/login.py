@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request
 
-from starlette_otp.exceptions import DatabaseUnavailable, DeviceRejected
+from starlette_otp.exceptions import AgentRejected, DatabaseUnavailable, DeviceRejected
 from starlette_otp.service.sessions import Begun
 from starlette_otp.web.base_form import CSRF_KEY
 from starlette_otp.web.browser import NAME_KEY, remember
 from starlette_otp.web.claims import joined_amr
-from starlette_otp.web.held import hold_back
+from starlette_otp.web.held import judge
 from starlette_otp.web.journal import logged_in, logged_out, new_browser
 from starlette_otp.web.notice import note_failures
 from starlette_otp.web.ticket import TICKET_KEY, token_of
@@ -21,7 +22,9 @@ from starlette_otp.web.user import device_of, unwrapped
 from starlette_otp.web.verdict import Verdict, show, show_nobody, verdict_of
 
 
-async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = None) -> None:
+async def log_in(
+    request: Request, user: Any, *, amr: Sequence[str] | None = None, agent: Any = None
+) -> None:
     """Begin the session of an authenticated user, in place of the former one.
 
     What the host keeps in `request.session` stays if it is theirs, or was nobody's until now; what
@@ -36,9 +39,12 @@ async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = Non
         user: the user whose first factor was accepted.
         amr: how, by the names of RFC 8176, if not by their password: what an OpenID provider says
             in its own `amr`, which `requires_otp(accept_amr=)` may let count.
+        agent: `await agent(request, user)`, whose trust stands for a token: the session has the
+            scope "trusted", and ends with that trust. `OTP(accept_trusted_agents=True)` alone.
 
     Raises:
         ValueError: these are no such names.
+        AgentRejected: the user does not trust the browser, or the site accepts none.
         DeviceRejected: the user's `otp_device` is not theirs, not confirmed, or gone; or the
             verified session that was to go on has ended.
         DatabaseUnavailable: the database is away; the session is as it was.
@@ -47,13 +53,14 @@ async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = Non
     former, was_device = verdict.known, verdict.device
     device = device_of(user)
     is_same = user is former and device is was_device
-    given = joined_amr(amr)
+    given, agent_id = joined_amr(amr), _vouching(verdict, user, device, agent, is_same and not amr)
     if is_same and device is not None and verdict.session_id is not None and amr is None:
         begun = await _go_on(request, verdict, verdict.session_id, user)
     else:
+        verdict.trusts_session = False  # That was another session.
         kept = await _kept(verdict) if is_same and amr is None else (given, None)
-        begun = await _begin(request, verdict, user, device, *kept)
-        verdict.amr = kept[0]
+        begun = await _begin(request, verdict, user, device, *kept, agent_id=agent_id)
+        verdict.amr, verdict.agent_id = kept[0], agent_id
     noted = request.session.get(NAME_KEY)
     if device is not None:
         remember(request, verdict, user)
@@ -61,7 +68,7 @@ async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = Non
     if device is None and noted is not None:
         request.session[NAME_KEY] = noted
     verdict.own = verdict.own and is_same
-    verdict.user, verdict.held = user, None
+    verdict.user, verdict.held, verdict.accepted = user, None, None
     _enter(request, verdict, begun, device, ["authenticated"])
     if not is_same:
         if former is not None:
@@ -71,7 +78,28 @@ async def log_in(request: Request, user: Any, *, amr: Sequence[str] | None = Non
             await new_browser(verdict.otp, request, user, device)
     if verdict.otp.browsers is not None:
         await verdict.otp.browsers.session_began(request, verdict)
-    await hold_back(request.scope, verdict)
+    await _trust_if_wanted(request, verdict)
+    await judge(request.scope, verdict)
+
+
+def _vouching(verdict: Verdict, user: Any, device: Any, agent: Any, goes_on: bool) -> int | None:
+    """The id of the trusted browser that a session begins by, and ends with.
+
+    Where the password is enough it needs none, and ends with nothing.
+    """
+    otp, found = verdict.otp, verdict.accepted if agent is None else agent
+    if device is not None:
+        return None
+    if found is None:
+        return verdict.agent_id if goes_on else None
+    key = otp.device_model.user_key
+    is_theirs = found.is_trusted and not found.is_session and key(unwrapped(user)) is not None
+    is_theirs = is_theirs and key(unwrapped(found.user)) == key(unwrapped(user))
+    if not is_theirs or not otp.accepts_trusted_agents or verdict.bearer is not None:
+        if agent is None:
+            return None
+        raise AgentRejected("This browser is not trusted by this user, or by this site.")
+    return None if otp.password_is_enough else int(found.id)
 
 
 async def go_on(request: Request, user: Any) -> None:
@@ -88,7 +116,8 @@ async def go_on(request: Request, user: Any) -> None:
     if verdict.device is not None and verdict.session_id is not None:
         begun = await _go_on(request, verdict, verdict.session_id, user)
     else:
-        begun = await _begin(request, verdict, user, None, *await _kept(verdict))
+        kept, agent_id = await _kept(verdict), verdict.agent_id
+        begun = await _begin(request, verdict, user, None, *kept, agent_id=agent_id)
     _take_over(request, verdict, user)
     verdict.user, verdict.own = user, False
     _enter(request, verdict, begun, verdict.device, request.auth.scopes)
@@ -132,6 +161,17 @@ async def verify_session(request: Request, device: Any, is_first: bool = False) 
         await logged_in(otp, request, user, device)
     if verdict.new_browser and not is_first:
         await new_browser(otp, request, user, device)
+    await _trust_if_wanted(request, verdict)
+
+
+async def _trust_if_wanted(request: Request, verdict: Verdict) -> None:
+    """Trust the browser, if that was asked for with the token that has just been accepted."""
+    wanted, verdict.wants_trust = verdict.wants_trust, None
+    browsers = verdict.otp.browsers
+    if wanted == "agent" and browsers is not None and verdict.device is not None:
+        # The device may have gone in this moment: signed in, and not trusted.
+        with suppress(AgentRejected):
+            await browsers.trust(request)
 
 
 async def log_out(request: Request) -> None:
@@ -146,10 +186,8 @@ async def log_out(request: Request) -> None:
     ticket_token = token_of(verdict.otp, request)
     await verdict.otp.sessions.end(token, verdict.session_id, user, ticket_token)
     request.session.clear()
-    verdict.user = verdict.held = verdict.device_due = verdict.device = verdict.verified_at = (
-        verdict.session_id
-    ) = None
-    verdict.token, verdict.is_due, verdict.amr, verdict.agent = None, False, None, None
+    verdict.be_nobody()
+    verdict.token = None
     verdict.bearer = None if verdict.bearer is None else ""
     if token is not None:
         _tell(request, verdict)
@@ -173,6 +211,7 @@ async def _begin(
     device: Any,
     amr: str | None = None,
     since: datetime | None = None,
+    agent_id: int | None = None,
 ) -> Begun:
     return await verdict.otp.sessions.begin(
         unwrapped(user),
@@ -182,7 +221,13 @@ async def _begin(
         former_id=verdict.session_id,
         amr=amr,
         since=since,
+        agent_id=agent_id,
+        is_trusted=_trusts_session(verdict),
     )
+
+
+def _trusts_session(verdict: Verdict) -> bool:
+    return verdict.trusts_session or verdict.wants_trust == "session"
 
 
 async def _renew(
@@ -190,12 +235,19 @@ async def _renew(
 ) -> Begun:
     token, agent = _token(request, verdict), _agent(request)
     return await verdict.otp.sessions.renew(
-        unwrapped(user), device, session_id, token, agent, amr=verdict.amr
+        unwrapped(user),
+        device,
+        session_id,
+        token,
+        agent,
+        amr=verdict.amr,
+        is_trusted=_trusts_session(verdict),
     )
 
 
 async def _go_on(request: Request, verdict: Verdict, session_id: int, user: Any) -> Begun:
-    # The token of before may be in hands that the new password is to shut out.
+    # The token of before may be in hands that the new password is to shut out; trust ends with it.
+    verdict.trusts_session = False
     return await verdict.otp.sessions.renew(
         unwrapped(user),
         verdict.device,
@@ -244,6 +296,10 @@ def _enter(
     request: Request, verdict: Verdict, begun: Begun, device: Any | None, scopes: Sequence[str]
 ) -> None:
     verdict.token, verdict.is_due = begun.token, False
+    verdict.trusts_session = device is not None and _trusts_session(verdict)
+    verdict.by_trust = False
+    if device is not None:
+        verdict.agent_id = None
     _tell(request, verdict)
     verdict.session_id, verdict.verified_at = begun.session_id, begun.verified_at
     verdict.device, verdict.device_due = device, None

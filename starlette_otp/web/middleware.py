@@ -17,7 +17,7 @@ from starlette_otp.web.backend import FOUND, look_up
 from starlette_otp.web.bearer import BEARER
 from starlette_otp.web.cookie import LOOKED
 from starlette_otp.web.guards import refuse_open_routes
-from starlette_otp.web.held import hold_back
+from starlette_otp.web.held import judge
 from starlette_otp.web.routing import routes_of
 from starlette_otp.web.site import Site
 from starlette_otp.web.user import Anonymous, unwrapped
@@ -94,8 +94,8 @@ class OTPMiddleware:
             else:
                 await look_up(HTTPConnection(scope), verdict, user)
         show(scope, verdict, getattr(scope.get("auth"), "scopes", ()))
-        if verdict.device is None and self.otp.requirement.is_set:
-            await hold_back(scope, verdict)
+        if verdict.device is None:
+            await judge(scope, verdict)
         await self.app(scope, receive, send)
         if verdict.is_due and verdict.session_id is not None:
             await self._note_seen(verdict.session_id)

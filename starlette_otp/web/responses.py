@@ -35,13 +35,16 @@ def page(
     Args:
         request: behind OTPMiddleware.
         template: its name.
-        context: for the template, which also gets `otp_urls`.
+        context: for the template, which also gets `otp_urls`, and what the browser is to the user
+            as `agent`.
         status_code: the response's.
         mount: where our routes are; of the request itself unless given.
     """
     request.scope[FOLDER] = folder(request) if mount is None else mount
-    templates = verdict_of(request).otp.templates
-    return templates.TemplateResponse(request, template, context, status_code, HEADERS)
+    verdict = verdict_of(request)
+    browsers = verdict.otp.browsers
+    context = {"agent": browsers and browsers.shown(verdict), **context}
+    return verdict.otp.templates.TemplateResponse(request, template, context, status_code, HEADERS)
 
 
 def to_enrolment(request: Request, wanted: object = None, mount: str | None = None) -> Response:

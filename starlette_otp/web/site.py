@@ -30,8 +30,17 @@ ClientAddress = Callable[[Any], str | None]
 class Browsers(Protocol):
     """The browsers that users trust."""
 
-    async def is_trusted(self, conn: HTTPConnection, verdict: Any) -> bool:
-        """Whether the user of a verdict trusts the browser of a request."""
+    async def of(self, conn: HTTPConnection, verdict: Any) -> Any:
+        """What the browser of a request is to the user of its verdict, read once."""
+
+    def shown(self, verdict: Any) -> Any:
+        """The same as far as it was read, for pages; else a browser that is not trusted."""
+
+    async def known_to(self, conn: HTTPConnection, verdict: Any, user: Any) -> Any:
+        """What the browser of a request is to a user who is not signed in yet."""
+
+    async def trust(self, request: Any, days: float | None = None) -> Any:
+        """`trust_agent`."""
 
     async def session_began(self, conn: HTTPConnection, verdict: Any) -> None:
         """A new session has begun in the browser."""
@@ -45,6 +54,7 @@ class Site(Protocol):
     login_redirect_url: str
     allowed_origins: Sequence[str]
     password_is_enough: bool
+    accepts_trusted_agents: bool
     reauthenticate_after: float
     templates: Jinja2Templates
     cookie: SessionCookie
@@ -65,3 +75,6 @@ class Site(Protocol):
     browsers: Browsers | None
     allow_attempt: AllowAttempt | None
     client_address: ClientAddress
+
+    async def revoke_sessions(self, device_or_user: object) -> None:
+        """Take back what sessions are worth, and trust in browsers."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from starlette.authentication import AuthCredentials, UnauthenticatedUser
 from starlette.requests import HTTPConnection
@@ -18,6 +18,8 @@ from starlette_otp.web.user import RequestUser, attach, unwrapped
 
 VERDICT = "starlette_otp.verdict"
 """Where the ASGI scope has it."""
+_VERIFIED = ("verified",)
+_OURS = ("verified", "trusted")
 
 
 @dataclass(slots=True)
@@ -31,7 +33,11 @@ class Verdict:
     `set_cookie` tells the client, and `browser_cookie` makes the browser a known one, and
     `new_browser` says that it was not. `agent` is what its browser is to the user, once that was
     asked, `agent_cookie` lets it hold another token, and `is_answered` says that it is too late for
-    that. `bearer` is what a client without cookies brings as its token, which may be nothing; None
+    that. `agent_id` is the trusted browser that the session began by instead of a token, and
+    `by_trust` that this browser is trusted in place of a verification; `trusts_session` that it is
+    as long as the session lasts; `accepted` is the agent that a log-in took for a token, and
+    `wants_trust` what trust was asked for with a token, as long as the session or longer.
+    `bearer` is what a client without cookies brings as its token, which may be nothing; None
     of one that keeps them. `amr` is as the session's row has it.
     """
 
@@ -56,6 +62,11 @@ class Verdict:
     agent: Any | None = None
     agent_cookie: str | None = field(default=None, repr=False)
     is_answered: bool = False
+    agent_id: int | None = None
+    by_trust: bool = False
+    trusts_session: bool = False
+    accepted: Any | None = None
+    wants_trust: Literal["session", "agent"] | None = None
 
     @property
     def known(self) -> Any | None:
@@ -67,6 +78,15 @@ class Verdict:
         self.user, self.device, self.own = found.user, found.device, found.own
         self.verified_at, self.session_id = found.verified_at, found.session_id
         self.is_due, self.amr = found.is_due, found.amr
+        self.agent_id, self.trusts_session = found.agent_id, found.is_trusted
+        self.agent, self.by_trust = None, False
+
+    def be_nobody(self) -> None:
+        """Be the verdict of anonymous."""
+        self.user = self.held = self.device = self.verified_at = self.device_due = None
+        self.session_id = self.agent_id = self.amr = self.agent = self.accepted = None
+        self.is_due = self.by_trust = self.trusts_session = False
+        self.wants_trust = None
 
     @property
     def is_expired(self) -> bool:
@@ -149,10 +169,10 @@ def show(scope: Scope, verdict: Verdict, scopes: Sequence[str]) -> None:
         scope["user"] = verdict.user = attach(verdict.user, verdict.device, verdict.own)
     else:
         scope["user"] = RequestUser(unwrapped(scope["user"]), None)
-    others = [name for name in scopes if name != "verified"]
+    others = [name for name in scopes if name not in _OURS]
     # A new object: a backend may hand the same credentials to every request.
-    verified = ["verified"] if verdict.device is not None else []
-    scope["auth"] = AuthCredentials([*others, *verified])
+    trusted = ["trusted"] if verdict.by_trust else []
+    scope["auth"] = AuthCredentials([*others, *(trusted if verdict.device is None else _VERIFIED)])
 
 
 def show_nobody(scope: Scope) -> None:

@@ -50,6 +50,8 @@ class OTPEndpoint(HTTPEndpoint):
                 raise DatabaseUnavailable()
             let_in(request.scope, verdict)
             refusal = await self.refusal(request)
+            if verdict.otp.browsers is not None:
+                await verdict.otp.browsers.of(request, verdict)
             if refusal is not None:
                 await refusal(self.scope, self.receive, self.send)
                 return
@@ -156,7 +158,7 @@ class LoginView(OTPEndpoint):
             verdict = verdict_of(request)
             if verdict.device_due is not None:
                 return self.to_enrolment(request, target)
-            if verdict.otp.password_is_enough and verdict.device is None:
+            if verdict.otp.password_is_enough and verdict.device is None and not verdict.by_trust:
                 if await verdict.otp.enrolment.user_has_device(user):
                     here = request.url.replace(scheme="", netloc="")
                     target = str(here.include_query_params(**{self.redirect_field_name: target}))

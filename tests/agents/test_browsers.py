@@ -281,7 +281,9 @@ async def test_the_strictest_days_win(
             assert until is None
             continue
         assert abs(until - now - days * DAY) < 5
+        kept = person.held
         with time_machine.travel(now + days * DAY + 10):
+            person.hold(kept)  # by a browser whose clock is late
             await person.enter("alice")
             assert not await person.is_trusted()
             assert person.held == {}
@@ -306,16 +308,36 @@ async def test_inactivity(
 async def test_as_long_as_the_session(otp: OTP, sessions: Sessions, alice: User) -> None:
     """It replaces lasting trust, and ends with the session."""
     person, device = await a_trusted(otp, sessions, alice)
-    before = person.held
     await person.get("/trust-session")
     found = await person.look()
-    assert (found["trusted"], found["session"]) == (True, True)
-    assert await count(sessions) == 1
-    assert person.held != before
+    assert (found["trusted"], found["session"], found["device"]) == (
+        True,
+        True,
+        device.persistent_id,
+    )
+    assert (await count(sessions), person.held) == (0, {})
+    assert await person.passes("/only-trusted")
+    assert (await person.get("/revoke")).json() is True
+    assert not await person.passes("/only-trusted")
+    await person.get("/trust-session")
+    copied = person.cookie
     await person.get("/out")
+    person.cookies.set("otp_session", copied, domain="site.example", path="/")
+    assert not await person.passes("/only-trusted")
     await person.enter("alice", device)
     assert not await person.is_trusted()
-    assert await count(sessions) == 0
+
+
+async def test_trust_in_a_session_is_signed(
+    otp: OTP, sessions: Sessions, alice: User, bob: User
+) -> None:
+    """Whoever writes it into the row takes the verification with it."""
+    person = Person(site(otp))
+    await person.enter("alice", await make_totp(sessions, alice))
+    async with sessions.begin() as session:
+        await session.execute(text("UPDATE otp_session SET is_trusted = true"))
+    assert not await person.is_trusted()
+    assert not await person.passes("/strict")
 
 
 async def count(sessions: Sessions) -> int:
@@ -522,6 +544,12 @@ async def test_signals_and_sweeping(
     with time_machine.travel(time.time() + 31 * DAY):
         await otp.clear_sessions()
     assert await count(sessions) == 0
+    await person.enter("alice", device)
+    await person.get("/trust?days=2")
+    for days, left in ((1, 1), (3, 0)):
+        with time_machine.travel(time.time() + days * DAY):
+            await otp.clear_sessions()
+        assert await count(sessions) == left
 
 
 async def test_what_it_costs(otp: OTP, engine: Any, sessions: Sessions, alice: User) -> None:

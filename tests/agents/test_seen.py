@@ -72,7 +72,9 @@ async def test_on_the_page(otp: OTP, sessions: Sessions, alice: User, bob: User)
     await other.get("/trust")
     page = await person.get("/account/sessions")
     assert "Browsers that you trust" in words(page)
-    assert "Trusted just now, until " in words(page)
+    assert "Trusted just now, with Authenticator app. Last seen just now, trusted until " in words(
+        page
+    )
     rows = await otp.agents.of_user(alice)  # type: ignore[union-attr]
     thief = Person(site(otp))
     await thief.enter("bob", await make_totp(sessions, bob, secret=b"98765432109876543210"))

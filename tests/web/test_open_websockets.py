@@ -152,16 +152,17 @@ def test_what_is_no_origin_is_refused(wrong: Any) -> None:
 class Socket:
     """A websocket that is open, on the test's own event loop."""
 
-    def __init__(self, app: Any, cookie: str) -> None:
+    def __init__(self, app: Any, cookie: str, more_cookies: str = "") -> None:
         self._sent: asyncio.Queue[Any] = asyncio.Queue()
         self._got: asyncio.Queue[Any] = asyncio.Queue()
+        cookies = f"otp_session={cookie}; {more_cookies}"
         scope = {
             "type": "websocket",
             "path": "/ask",
             "root_path": "",
             "scheme": "ws",
             "query_string": b"",
-            "headers": [(b"host", b"site.example"), (b"cookie", f"otp_session={cookie}".encode())],
+            "headers": [(b"host", b"site.example"), (b"cookie", cookies.encode())],
             "subprotocols": [],
         }
         self._sent.put_nowait({"type": "websocket.connect"})
