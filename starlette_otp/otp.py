@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Generic, Literal
 
+from pwdlib.hashers import HasherProtocol
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from starlette.datastructures import Secret
 from starlette.endpoints import HTTPEndpoint
@@ -86,6 +87,9 @@ class OTP(Generic[D]):
         client_address: `(request) -> str | None`, by default the connection's, as
             `request.client.host`; for the log, and for what one address may have at a time.
         password_queue: how many may wait for Argon2, and who; one for the process by default.
+        password_hashers: pwdlib's, for passwords that another library has hashed, as
+            `[DjangoHasher()]` of starlette_otp.hashers; the first is that of most users. A right
+            password is hashed anew at the log-in, by Argon2id.
         load_user: `async (conn, key) -> user | None`, for users who live elsewhere.
         templates: a folder, several, or a Jinja2Templates, looked into before the shipped ones.
         allowed_origins: whose pages may send to this site, besides its own: `https://app.example`.
@@ -103,8 +107,8 @@ class OTP(Generic[D]):
 
     Raises:
         ConfigurationError: a short key, a class that is missing or there twice, an engine for a
-            sessionmaker, a kind or a user for the device model, or a cookie that browsers would
-            not take.
+            sessionmaker, a kind or a user for the device model, hashers for passwords that OTP
+            does not look at or can't write, or a cookie that browsers would not take.
     """
 
     def __init__(
@@ -124,6 +128,7 @@ class OTP(Generic[D]):
         allow_attempt: AllowAttempt | None = None,
         client_address: ClientAddress = journal.peer,
         password_queue: PasswordQueue = QUEUE,
+        password_hashers: Sequence[HasherProtocol] = (),
         load_user: LoadUser | None = None,
         templates: Templates = None,
         allowed_origins: Sequence[str] = (),
@@ -149,7 +154,14 @@ class OTP(Generic[D]):
         help_urls = {"forgot_password": forgot_password_url, "lost_devices": lost_devices_url}
         self.templates = jinja_templates(templates, login_url, site_name, help_urls)
         device_model.__environment__, device_model.__site_name__ = self.templates.env, site_name
-        self.users = Users(self.transactions, device_model, authenticate, load_user, password_queue)
+        self.users = Users(
+            self.transactions,
+            device_model,
+            authenticate,
+            load_user,
+            password_queue,
+            password_hashers,
+        )
         self.enrolment = Enrolment(self.transactions, device_model, sender=self)
         self.requirement = Requirement(require_device, self.enrolment)
         self.has_account_pages = False

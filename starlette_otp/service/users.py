@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from inspect import isawaitable, iscoroutine
 from typing import Any
 
+from pwdlib.hashers import HasherProtocol
 from sqlalchemy import Select, inspect, or_, select
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,12 +17,14 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 from starlette_otp.devices.owner import convert_key, table_of
 from starlette_otp.devices.users import (
     MAX_USERNAME_LENGTH,
+    is_plausible,
     names_of,
     normal_name,
     password_hash,
     with_hash,
 )
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
+from starlette_otp.service.brought import MAX_BROUGHT_LENGTH, BroughtPasswords
 from starlette_otp.service.passwords import PasswordQueue, Place, is_right
 from starlette_otp.service.transactions import Transactions
 
@@ -40,6 +43,7 @@ class Users:
         authenticate: Authenticate | None,
         load_user: LoadUser | None,
         queue: PasswordQueue,
+        hashers: Sequence[HasherProtocol] = (),
     ) -> None:
         self.model: type[Any] | None = device_model.__user_model__
         self._transactions = transactions
@@ -47,6 +51,14 @@ class Users:
         self._authenticate = authenticate
         self._load = load_user
         self._queue = queue
+        self._brought: BroughtPasswords | None = None
+        if hashers:
+            if self.has_own_check or self.model is None or not self.has_passwords:
+                raise ConfigurationError(
+                    "OTP(password_hashers=) is for users with username and password_hash whose "
+                    "passwords OTP looks at itself, without authenticate=."
+                )
+            self._brought = BroughtPasswords(transactions, self.model, hashers, queue)
 
     @property
     def can_be_loaded(self) -> bool:
@@ -69,9 +81,30 @@ class Users:
         assert self._authenticate is not None  # noqa: S101
         return await of_host(self._authenticate(request, username, password))
 
-    async def check(self, user: Any | None, password: str, place: Place) -> Any | None:
-        """That user, if it is their password and they are active; nobody takes as long."""
+    def may_be_password(self, password: str) -> bool:
+        """Whether a text can be anybody's password, and is worth to be looked at."""
+        if self._brought is None:
+            return is_plausible(password)
+        return is_plausible(password, MAX_BROUGHT_LENGTH)
+
+    async def check(
+        self, user: Any | None, password: str, place: Place, *, renews: bool = False
+    ) -> Any | None:
+        """That user, if it is their password and they are active; nobody takes as long.
+
+        Args:
+            user: as found; None for an unknown name.
+            password: one that may be one.
+            place: in the queue for Argon2.
+            renews: a hash of another library is replaced, which ends the user's sessions.
+
+        Raises:
+            TooBusy: too many others wait for their turn.
+            DatabaseUnavailable: it is away.
+        """
         known = await loaded(self._transactions, user)
+        if self._brought is not None:
+            return await self._brought.check(known, password, place, renews=renews)
         return user if await is_right(known, password, self._queue, place) else None
 
     async def find(self, username: str) -> Any | None:

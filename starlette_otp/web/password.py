@@ -9,13 +9,14 @@ from typing import Any, TypeVar
 from starlette.requests import HTTPConnection
 
 from starlette_otp import clock
-from starlette_otp.devices.users import is_active, is_plausible
+from starlette_otp.devices.users import is_active
 from starlette_otp.exceptions import ConfigurationError, TooBusy, TooManyAttempts
 from starlette_otp.service.passwords import Place
 from starlette_otp.service.users import of_host
 from starlette_otp.web.browser import browser_of, note_name
 from starlette_otp.web.journal import client_of, login_failed
 from starlette_otp.web.site import Site
+from starlette_otp.web.verdict import VERDICT, Verdict
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ async def authenticate(otp: Site, conn: HTTPConnection, username: str, password:
         raise ConfigurationError(
             "OTP needs authenticate=, since there is no user model with username and password_hash."
         )
-    if not is_plausible(password):
+    if not users.may_be_password(password):
         # Nobody's: neither looked at nor counted.
         await login_failed(otp, conn, None, "wrong_password")
         return None
@@ -47,9 +48,20 @@ async def authenticate(otp: Site, conn: HTTPConnection, username: str, password:
         reason = "inactive"
 
     def check(place: Place) -> Awaitable[Any | None]:
-        return users.check(user, password, place)
+        # A new hash would end the session in which its owner is asked for the password.
+        is_in = user is not None and _is_in(otp, conn, user)
+        return users.check(user, password, place, renews=not is_in)
 
     return await _limited(otp, conn, username, check, user, reason)
+
+
+def _is_in(otp: Site, conn: HTTPConnection, user: Any) -> bool:
+    """Whether the request has a session of that user."""
+    verdict = conn.scope.get(VERDICT)
+    if not isinstance(verdict, Verdict) or verdict.session_id is None:
+        return False
+    key = otp.device_model.user_key
+    return bool(key(verdict.known) == key(user))
 
 
 async def limited(
