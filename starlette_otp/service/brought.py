@@ -167,7 +167,7 @@ class BroughtPasswords:
             logger.warning(
                 "The password of user %r could not be hashed anew: %s (%s).",
                 key,
-                type(exc.orig).__name__,
+                type(getattr(exc.orig, "__cause__", None) or exc.orig).__name__,
                 sqlstate_of(exc),
             )
             return user
