@@ -1,6 +1,7 @@
 """What error trackers send: every local of ours that holds something secret is named for it."""
 
 import base64
+import hashlib
 import re
 import secrets
 import sys
@@ -11,14 +12,16 @@ from contextlib import contextmanager, suppress
 from email.message import EmailMessage
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import quote
 
 import pytest
+from starlette.requests import Request
 
 import starlette_otp
-from starlette_otp import OTP, ConfigurationError, SMTPMailer, oath
+from starlette_otp import OTP, ConfigurationError, PasswordQueue, SMTPMailer, oath
 from starlette_otp.devices.policies import refusal_in_words
+from starlette_otp.hashers import DjangoHasher, FlaskSecurityHasher, django, flask_security
 from starlette_otp.models import Device, EmailDevice, HOTPDevice, StaticDevice, User
 from starlette_otp.service import passwords, rotation
 from tests.api.client import Client, make_api
@@ -140,6 +143,29 @@ async def test_what_is_secret_is_named_so(
                 SMTPMailer(url.format(quote(PASSWORD)))
     assert not watch.found, "\n".join(sorted(watch.found))
     assert {"SealedSecretMixin._seal", "TOTPDeviceMixin.check_token", "_fits"} <= watch.seen
+
+
+async def test_what_is_secret_in_a_hash_from_elsewhere_is_named_so(sessions: Sessions) -> None:
+    """The same for the passwords that users brought along, and the salt of their site."""
+    with watching() as watch:
+        watch.needles.append(salt := "the salt of the site they were at")
+        hashers = [DjangoHasher(weak=True, iterations=1), FlaskSecurityHasher(salt)]
+        # With threads of its own: those from before are not watched.
+        values = {"password_hashers": hashers, "password_queue": PasswordQueue()}
+        otp = OTP(sessions, Device, secret_key=SECRET_KEY, **values)
+        made = [
+            *(DjangoHasher(format=name, iterations=1) for name in get_args(django.Format)),
+            *(FlaskSecurityHasher(salt, format=name) for name in get_args(flask_security.Format)),
+        ]
+        stored = [hasher.hash(PASSWORD) for hasher in made]
+        stored.append(f"md5$salt${hashlib.md5(f'salt{PASSWORD}'.encode()).hexdigest()}")
+        request = Request({"type": "http", "headers": []})
+        for number, password_hash in enumerate(stored):
+            user = await add(sessions, User(username=f"user{number}", password_hash=password_hash))
+            assert await otp.authenticate(request, user.username, PASSWORD), password_hash
+            assert await otp.authenticate(request, user.username, "wrong") is None
+    assert not watch.found, "\n".join(sorted(watch.found))
+    assert {"Formats.look", "DjangoHasher.make", "argon2.<locals>.<lambda>"} <= watch.seen
 
 
 OF_ASGI = re.compile(r": (request|conn|scope|send|websocket|app|_)$")

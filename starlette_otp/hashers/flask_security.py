@@ -47,12 +47,14 @@ class FlaskSecurityHasher(ForeignHasher):
         format: Format = "argon2",
         normal_form: NormalForm | None = "NFKD",
     ) -> None:
-        if not salt:
+        # An error tracker sends locals, and scrubs those whose names it knows.
+        secret_salt, salt = salt, ""
+        if not secret_salt:
             raise ConfigurationError(
                 "FlaskSecurityHasher takes the site's SECURITY_PASSWORD_SALT, which is not empty."
             )
         check_format(self, format, get_args(Format))
-        self._secret_salt = salt.encode() if isinstance(salt, str) else salt
+        self._secret_salt = secret_salt.encode() if isinstance(secret_salt, str) else secret_salt
         self._format = format
         self.normal_form = normal_form
 
