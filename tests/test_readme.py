@@ -1,9 +1,10 @@
-"""The README's snippets run, and its pages work as it says."""
+"""The blocks of README and of the documentation do what they say."""
 
 import asyncio
 import base64
 import re
 import sys
+import time
 import types
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -14,33 +15,17 @@ from typing import Any
 import pytest
 import time_machine
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from starlette.requests import Request
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from starlette_otp import OTP, clock, otp_verification_failed
+from starlette_otp import OTP, SecretUnreadable, clock, otp_verification_failed
+from starlette_otp.models import User
 from starlette_otp.testing import DeviceContract, make_device
+from tests.account.pages import ADD_TOTP, app_token, codes_of, key_of, press, visit
 from tests.host_suite import run_pytest
+from tests.pages import FILES, block, execute
 from tests.support import PASSWORD, SECRET_KEY, Browser, make_app, totp_token
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def snippet(containing: str) -> str:
-    (found,) = [text for text in SNIPPETS if containing in text]
-    return found
-
-
-def block(language: str) -> str:
-    """README's only block in this language."""
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    return str(found)
-
-
-def execute(text: str, name: str) -> types.ModuleType:
-    module = types.ModuleType(name)
-    exec(compile(text, f"README.md ({name})", "exec"), module.__dict__)
-    return module
 
 
 @pytest.fixture
@@ -50,13 +35,13 @@ def app_module(database_url: str, monkeypatch: pytest.MonkeyPatch) -> types.Modu
     monkeypatch.setenv("SECRET_KEY", SECRET_KEY)
     module = types.ModuleType("app")
     monkeypatch.setitem(sys.modules, "app", module)
-    exec(compile(snippet("app = Starlette("), "README.md (app)", "exec"), module.__dict__)
+    exec(compile(FILES["app.py"], "app.py", "exec"), module.__dict__)
     return module
 
 
 async def make_alice(app_module: types.ModuleType) -> tuple[bytes, list[str]]:
     """A user as README makes one; the secret her app scanned and her codes."""
-    made = execute(snippet("async def make_user"), "make_user")
+    made = execute(FILES["users.py"], "make_user")
     url, codes = await made.make_user("alice", PASSWORD)
     secret = re.search(r"secret=([A-Z2-7]+)", url)
     assert secret
@@ -77,9 +62,9 @@ async def test_the_smallest_application_signs_in(app_module: Any) -> None:
 
 
 async def test_verifying_on_your_own(app_module: Any) -> None:
-    """README's own endpoint verifies the session of an authenticated user."""
+    """An endpoint of one's own verifies the session of an authenticated user."""
     secret, _ = await make_alice(app_module)
-    verify = execute(snippet("async def verify"), "verify").verify
+    verify = execute(FILES["verify.py"], "verify").verify
     app_module.otp.password_is_enough = True
     app = make_app(app_module.otp, Route("/verify", verify, methods=["POST"]))
     async with Browser(app) as browser:
@@ -97,12 +82,12 @@ async def test_verifying_on_your_own(app_module: Any) -> None:
 def test_the_fastapi_application_is_that_of_the_example() -> None:
     """Word for word: the example runs in a test of its own, from sign-up to log-out."""
     example = Path(__file__).parent / "examples" / "fastapi_site.py"
-    assert snippet("app.include_router(").strip() in example.read_text()
+    assert FILES["signup.py"].strip() in example.read_text()
 
 
 def test_the_guarded_documentation_and_files(app_module: Any) -> None:
-    """README's FastAPI shows its documentation, its schema and its files to nobody unverified."""
-    internal = execute(snippet("internal = FastAPI()"), "internal").internal
+    """A guarded FastAPI shows its documentation, its schema and its files to nobody unverified."""
+    internal = execute(FILES["internal.py"], "internal").internal
     for layer in reversed(app_module.app.user_middleware):
         internal.add_middleware(layer.cls, *layer.args, **layer.kwargs)
     with TestClient(internal) as client:
@@ -112,7 +97,7 @@ def test_the_guarded_documentation_and_files(app_module: Any) -> None:
 
 def test_the_hosts_own_models_make_an_otp() -> None:
     """README's own models, with a UUID for a key, are complete."""
-    models = execute(snippet("class Base(DeclarativeBase)"), "own_models")
+    models = execute(FILES["models.py"], "own_models")
     otp = OTP(async_sessionmaker(), models.Device, secret_key=SECRET_KEY)
     assert set(otp.device_model.kinds()) == {"totp", "static"}
 
@@ -123,16 +108,16 @@ async def test_the_application_over_the_hosts_own_models(
     """README's application and user work over README's own models, as it says."""
     monkeypatch.setenv("DATABASE_URL", empty_url)
     monkeypatch.setenv("SECRET_KEY", SECRET_KEY)
-    models = execute(snippet("class Base(DeclarativeBase)"), "models")
+    models = execute(FILES["models.py"], "models")
     monkeypatch.setitem(sys.modules, "models", models)
     ready_made = "from starlette_otp.models import Device, database_url"
     own = "from models import Device\nfrom starlette_otp.models import database_url"
-    text = snippet("app = Starlette(")
+    text = FILES["app.py"]
     assert ready_made in text
     app = types.ModuleType("app")
     monkeypatch.setitem(sys.modules, "app", app)
     exec(compile(text.replace(ready_made, own), "README.md (own app)", "exec"), app.__dict__)
-    text = snippet("async def make_user").replace("from starlette_otp.models", "from models")
+    text = FILES["users.py"].replace("from starlette_otp.models", "from models")
     async with app.engine.begin() as connection:
         await connection.run_sync(models.Base.metadata.create_all)
     url, _ = await execute(text, "users").make_user("alice", PASSWORD)
@@ -146,14 +131,12 @@ async def test_the_application_over_the_hosts_own_models(
 
 
 async def test_an_own_form_and_an_overridden_template(app_module: Any, tmp_path: Path) -> None:
-    """README's form shows its own words, and its template extends the original."""
-    (override,) = re.findall(
-        r"^```html\n\{# (\S+) #\}\n(.*?)^```", README, re.MULTILINE | re.DOTALL
-    )
-    file = tmp_path / override[0]
+    """A form of one's own shows its own words, and its template extends the original."""
+    name, _, template = block("html").removeprefix("{# ").partition(" #}\n")
+    file = tmp_path / name
     file.parent.mkdir(parents=True)
-    file.write_text(override[1])
-    view = execute(snippet("class AcmeLoginView"), "forms").AcmeLoginView
+    file.write_text(template)
+    view = execute(FILES["forms.py"], "forms").AcmeLoginView
     otp = OTP(
         app_module.sessions, app_module.Device, secret_key=SECRET_KEY, templates=file.parent.parent
     )
@@ -187,10 +170,10 @@ class Host:
 
 @pytest.fixture
 async def host(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Host]:
-    """README's own models with its devices by mail, SMS and card, in a database of their own."""
-    models = execute(snippet("class Base(DeclarativeBase)"), "models")
+    """README's own models with devices by mail, SMS and card, in a database of their own."""
+    models = execute(FILES["models.py"], "models")
     monkeypatch.setitem(sys.modules, "models", models)
-    others = execute(snippet("class SMSDevice"), "others")
+    others = execute(FILES["senders.py"], "others")
     engine = create_async_engine(empty_url)
     async with engine.begin() as connection:
         await connection.run_sync(models.Base.metadata.create_all)
@@ -204,7 +187,7 @@ async def host(empty_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
 
 
 async def test_the_sms_device_sends_its_token(host: Host) -> None:
-    """README's SMS device posts a token to the gateway, and it verifies once."""
+    """The SMS device posts a token to the gateway, and it verifies once."""
     host.others.gateway = Gateway()
     device = await make_device(host.otp, host.user, host.others.SMSDevice, number="+4912345")
     message = await host.otp.generate_challenge(host.user, device.persistent_id)
@@ -217,11 +200,11 @@ async def test_the_sms_device_sends_its_token(host: Host) -> None:
 
 
 async def test_the_card_keeps_the_contract(empty_url: str, tmp_path: Path) -> None:
-    """README's device, pytest settings and contract test pass as files of a project."""
+    """The card, pytest settings and contract test pass as files of a project."""
     files = {
-        "models.py": snippet("class Base(DeclarativeBase)"),
-        "cards.py": snippet("class GridCardDevice"),
-        "test_cards.py": snippet("class TestGridCard"),
+        "models.py": FILES["models.py"],
+        "cards.py": FILES["cards.py"],
+        "test_cards.py": FILES["test_cards.py"],
         "pyproject.toml": block("toml"),
     }
     result = await asyncio.to_thread(run_pytest, tmp_path, files, DATABASE_URL=empty_url)
@@ -233,6 +216,7 @@ async def test_the_card_keeps_the_contract(empty_url: str, tmp_path: Path) -> No
 MAKE_APP = """
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
+from starlette.requests import Request
 from starlette.routing import Route
 
 from starlette_otp import requires_otp
@@ -250,9 +234,9 @@ def make_app(otp):
 
 
 async def test_a_hosts_own_test_opens_the_vault(server_url: str, tmp_path: Path) -> None:
-    """README's test of a guarded view passes in a project."""
+    """A host's test of a guarded view passes in a project."""
     files = {
-        "test_vault.py": MAKE_APP + snippet("async def test_the_vault"),
+        "test_vault.py": MAKE_APP + FILES["test_vault.py"],
         "pytest.ini": "[pytest]\nasyncio_mode = auto\n",
     }
     url = server_url.replace("postgresql+asyncpg", "postgresql")
@@ -264,9 +248,9 @@ async def test_a_hosts_own_test_opens_the_vault(server_url: str, tmp_path: Path)
 async def test_the_signal_tells_of_a_failure(
     app_module: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """README's receiver is called when a token is refused."""
+    """The receiver is called when a token is refused."""
     await make_alice(app_module)
-    receiver = execute(snippet("@otp_verification_failed.connect"), "signals").warn
+    receiver = execute(FILES["receivers.py"], "signals").warn
     async with Browser(app_module.app) as browser:
         await browser.log_in("000000")
     assert "was refused by None" in capsys.readouterr().out
@@ -274,12 +258,142 @@ async def test_the_signal_tells_of_a_failure(
     await app_module.engine.dispose()
 
 
-def test_the_backend_beside_fastapi_users_is_that_of_the_example() -> None:
-    """Word for word: the example runs in a test of its own, where fastapi-users is installed."""
-    example = Path(__file__).parent / "examples" / "fastapi_users_site.py"
-    assert snippet("class CookieBackend").strip() in example.read_text()
+async def test_the_smallest_fastapi_application_signs_in(app_module: Any) -> None:
+    """README's main.py: the password, then a code, by its JSON routes; then the note."""
+    secret, _ = await make_alice(app_module)
+    main: Any = execute(FILES["main.py"], "main")
+    headers = {"accept": "application/json", "sec-fetch-site": "same-origin"}
+    async with Browser(main.app, headers=headers) as page:
+        assert (await page.get("/notes")).status_code == 401
+        given = {"username": "alice", "password": PASSWORD}
+        answer = await page.post("/auth/session", json=given)
+        assert answer.json()["state"] == "token_required"
+        answer = await page.post("/auth/session/token", json={"token": totp_token(secret)})
+        assert answer.json()["state"] == "verified"
+        assert (await page.get("/notes")).json() == ["A note of alice's."]
+    await main.engine.dispose()
+    await app_module.engine.dispose()
 
 
-def test_every_snippet_is_tested() -> None:
-    """No snippet of README is one that these tests do not know."""
-    assert len(SNIPPETS) == 14
+async def test_who_has_no_device_sets_one_up(app_module: Any) -> None:
+    """README's application sends a new user from the password to the pages that add a device,
+    and on to the vault."""
+    async with app_module.sessions.begin() as session:
+        user = User(username="bob")
+        user.set_password(PASSWORD)
+        session.add(user)
+    async with Browser(app_module.app) as browser:
+        sent = await browser.get("/vault")
+        url = sent.headers["location"]
+        await browser.submit(url, username="bob", password=PASSWORD)
+        page = await visit(browser, f"{ADD_TOTP}&next=/vault")
+        page = await press(browser, page, otp_token=app_token(key_of(page), time.time()))
+        assert len(codes_of(page)) == 10
+        answer = await press(browser, page, saved="I saved them")
+        assert answer.headers["location"] == "/vault"
+        assert (await browser.get("/vault")).text == "hello bob"
+    await app_module.engine.dispose()
+
+
+GUARDED = """
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+import guards
+from tests.support import middleware
+
+
+def test_the_guards(otp, verified_client):
+    routes = [
+        Route("/transfer", guards.transfer),
+        WebSocketRoute("/prices", guards.prices),
+        Mount("/files", guards.files),
+    ]
+    app = Starlette(routes=routes, middleware=middleware(otp))
+    stranger = TestClient(app)
+    for path in ("/transfer", "/files/guards.py"):
+        assert stranger.get(path).status_code == 401
+    with pytest.raises(WebSocketDisconnect), stranger.websocket_connect("/prices"):
+        pass
+    with verified_client(app) as client:
+        assert client.get("/transfer").text == "done"
+        assert client.get("/files/guards.py").status_code == 200
+        with client.websocket_connect("/prices") as prices:
+            assert prices.receive_text() == "1.00"
+"""
+
+
+async def test_the_guards(server_url: str, tmp_path: Path) -> None:
+    """README's guards stop strangers, and let a verified user through."""
+    files = {
+        "guards.py": FILES["guards.py"],
+        "test_guards.py": GUARDED,
+        "pytest.ini": "[pytest]\nasyncio_mode = auto\n",
+    }
+    url = server_url.replace("postgresql+asyncpg", "postgresql")
+    result = await asyncio.to_thread(run_pytest, tmp_path, files, DATABASE_URL=url)
+    assert result.returncode == 0, result.stdout
+    assert "1 passed" in result.stdout
+
+
+async def test_a_lost_key(app_module: Any) -> None:
+    """Under another key no device verifies, recovery codes included; without them users are as
+    before they had any."""
+    secret, codes = await make_alice(app_module)
+    otp = OTP(app_module.sessions, app_module.Device, secret_key=SECRET_KEY[::-1])
+    alice = await otp.find_user("alice")
+    assert alice.check_password(PASSWORD)
+    assert await otp.match_token(alice, totp_token(secret)) is None
+    assert await otp.match_token(alice, codes[0]) is None
+    with pytest.raises(SecretUnreadable):
+        await otp.new_recovery_codes(alice)
+    for device in await otp.devices_for_user(alice):
+        await otp.remove_device(alice, device.persistent_id)
+    assert not await otp.user_has_device(alice)
+    assert len(await otp.new_recovery_codes(alice)) == 10
+    await app_module.engine.dispose()
+
+
+async def test_enrolment_by_calls(app_module: Any) -> None:
+    """A device of one's own code counts from its first token on."""
+    await make_alice(app_module)
+    alice = await app_module.otp.find_user("alice")
+    enrol = execute(FILES["enrol.py"], "enrol")
+    device_id, url = await enrol.begin(alice)
+    assert len(await app_module.otp.devices_for_user(alice)) == 2
+    secret = base64.b32decode(url.partition("secret=")[2].partition("&")[0])
+    assert not await enrol.confirm(alice, device_id, "000000")
+    with time_machine.travel(clock.now() + timedelta(minutes=1)):
+        assert await enrol.confirm(alice, device_id, totp_token(secret))
+    assert len(await app_module.otp.devices_for_user(alice)) == 3
+    await app_module.engine.dispose()
+
+
+async def test_limits_by_address(app_module: Any) -> None:
+    """Thirty attempts a minute, and no more."""
+    limits = execute(FILES["limits.py"], "limits")
+    request = Request({"type": "http", "client": ("192.0.2.1", 1)})
+    said = [await limits.allow_attempt(request, "alice") for _ in range(32)]
+    assert said == [True] * 30 + [False] * 2
+
+
+async def test_who_has_to_have_a_device_from_when_on(app_module: Any) -> None:
+    """Staff at once, others from a day on."""
+    required = execute(FILES["required.py"], "required")
+    assert await required.from_next_year(User(username="alice", is_staff=True)) is True
+    assert (await required.from_next_year(User(username="bob"))).year == 2030
+
+
+async def test_stricter_settings() -> None:
+    """The page's models are complete, and as strict as it says."""
+    strict: Any = execute(FILES["strict.py"], "strict")
+    OTP(async_sessionmaker(), strict.Device, secret_key=SECRET_KEY)
+    user = strict.User(username="alice")
+    for refused in ("fourteen chars", "the password of Acme"):
+        with pytest.raises(ValueError, match="password"):
+            user.set_password(refused)
+    user.set_password("a password that is long")
+    assert strict.TOTPDevice().tolerance == 0
