@@ -1,4 +1,4 @@
-"""The extra: what README shows runs, and what is missing is named."""
+"""The extra: what its page shows runs, and what is missing is named."""
 
 import subprocess
 import sys
@@ -10,15 +10,16 @@ from fastapi import FastAPI
 from starlette_otp import OTP
 from starlette_otp.admin import OTPAdmin
 from starlette_otp.exceptions import install_hint
+from tests.pages import FILES, execute
 from tests.support import Browser, door, middleware
-from tests.test_readme import app_module, execute, snippet
+from tests.test_readme import app_module
 
 __all__ = ["app_module"]
 
 
 async def test_readmes_site_stands(app_module: Any) -> None:
-    """README's snippet mounts a site on README's application."""
-    execute(snippet("OTPAdmin("), "admin")
+    """The page's snippet mounts a site on README's application."""
+    execute(FILES["office.py"], "office")
     async with Browser(app_module.app) as browser:
         sent = await browser.get("/admin/")
         assert "The office" in (await browser.get(sent.headers["location"])).text

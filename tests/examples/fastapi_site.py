@@ -1,4 +1,4 @@
-"""README's FastAPI application: sign-up, a second factor set up, and signing in, all by JSON."""
+"""The FastAPI application with sign-up, a second factor set up, and signing in, all by JSON."""
 
 import os
 from typing import Annotated

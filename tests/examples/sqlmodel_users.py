@@ -14,7 +14,7 @@ from starlette_otp.devices import (
 
 
 class User(SQLModel, table=True):
-    """Under these names OTP's own log-in page finds what it wants; see README for others."""
+    """Under these names OTP's own log-in page finds what it wants."""
 
     __tablename__ = "members"
     id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
