@@ -275,23 +275,25 @@ async def test_the_smallest_fastapi_application_signs_in(app_module: Any) -> Non
     await app_module.engine.dispose()
 
 
-async def test_who_has_no_device_sets_one_up(app_module: Any) -> None:
-    """README's application sends a new user from the password to the pages that add a device,
-    and on to the vault."""
+@pytest.mark.parametrize(("file", "path"), [("app.py", "/vault"), ("main.py", "/notes")])
+async def test_who_has_no_device_sets_one_up(app_module: Any, file: str, path: str) -> None:
+    """README's applications send a new user from the password to the pages that add a device,
+    and on to the page that was wanted."""
     async with app_module.sessions.begin() as session:
         user = User(username="bob")
         user.set_password(PASSWORD)
         session.add(user)
-    async with Browser(app_module.app) as browser:
-        sent = await browser.get("/vault")
-        url = sent.headers["location"]
-        await browser.submit(url, username="bob", password=PASSWORD)
-        page = await visit(browser, f"{ADD_TOTP}&next=/vault")
+    module = app_module if file == "app.py" else execute(FILES[file], "main")
+    async with Browser(module.app) as browser:
+        sent = await browser.get(path)
+        await browser.submit(sent.headers["location"], username="bob", password=PASSWORD)
+        page = await visit(browser, f"{ADD_TOTP}&next={path}")
         page = await press(browser, page, otp_token=app_token(key_of(page), time.time()))
         assert len(codes_of(page)) == 10
         answer = await press(browser, page, saved="I saved them")
-        assert answer.headers["location"] == "/vault"
-        assert (await browser.get("/vault")).text == "hello bob"
+        assert answer.headers["location"] == path
+        assert "bob" in (await browser.get(path)).text
+    await module.engine.dispose()
     await app_module.engine.dispose()
 
 
