@@ -25,6 +25,8 @@ from starlette_otp.exceptions import ConfigurationError
 _EXAMPLE = "it is as postgresql://user:password@host:5432/name"
 VERSION_TABLE = "otp_alembic_version"
 """Where Alembic keeps the state of these tables, apart from the host's own."""
+RECORD_TABLE = "otp_import"
+"""Where a move keeps its record; moving/record.py makes it, and knows no tables of ours."""
 
 
 class Base(DeclarativeBase):
@@ -132,4 +134,4 @@ def include_name(name: str | None, type_: str, parent_names: Mapping[Any, str | 
     host's are the host's.
     """
     ours = type_ == "table" and parent_names.get("schema_name") is None
-    return not ours or name not in {*Base.metadata.tables, VERSION_TABLE}
+    return not ours or name not in {*Base.metadata.tables, VERSION_TABLE, RECORD_TABLE}

@@ -28,7 +28,7 @@ ROOMS = [
     "admin",
     "fastapi",
 ]
-ROOMS += ["otp", "testing", "cli", "__main__"]
+ROOMS += ["otp", "testing", "moving", "cli", "__main__"]
 NO_REQUEST = ("starlette.requests", "starlette.websockets", "starlette.routing", "starlette_wtf")
 NO_TRANSACTION = ("begin", "commit", "rollback", "begin_nested")
 NO_DATABASE = ("sqlalchemy.ext", "sqlalchemy.orm", "asyncpg")
@@ -36,6 +36,7 @@ MAY_NOT_IMPORT = {
     **dict.fromkeys(GROUND.split(), NO_REQUEST + NO_DATABASE),
     "devices": NO_REQUEST,
     "service": NO_REQUEST,
+    "moving": NO_REQUEST,
 }
 OPTIONAL = [
     "fastapi",

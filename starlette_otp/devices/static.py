@@ -70,6 +70,9 @@ class StaticDeviceMixin(DeviceMixin):
     enrollable = False
     __kind_defaults__ = {"token_shape": TokenShape.MADE}
 
+    min_token_length: ClassVar[int] = _MIN_CUSTOM
+    """Characters of a chosen token, spaces and dashes aside."""
+
     token_shape: Mapped[str | None] = mapped_column(String(8), use_existing_column=True)
     digit_lengths: Mapped[str | None] = mapped_column(String(255), use_existing_column=True)
     """The lengths of chosen tokens of digits only, by spaces; None on a device of before: any."""
@@ -134,9 +137,9 @@ class StaticDeviceMixin(DeviceMixin):
 
     async def _widen(self, token: str) -> None:
         plain_token = canonical_static(token)
-        if plain_token is None or len(plain_token) < _MIN_CUSTOM:
+        if plain_token is None or len(plain_token) < self.min_token_length:
             raise ValueError(
-                f"A static token has {_MIN_CUSTOM} to {_MAX_CUSTOM} characters, "
+                f"A static token has {self.min_token_length} to {_MAX_CUSTOM} characters, "
                 "not counting spaces and dashes."
             )
         session = self._session()
@@ -267,6 +270,14 @@ def _readings(token: str) -> list[str]:
         if plain_token is None
         else list(dict.fromkeys((plain_token, plain_token.translate(_LOOK_ALIKES))))
     )
+
+
+def chosen_shape(plain_tokens: Sequence[str]) -> tuple[TokenShape, str | None]:
+    """The `token_shape` and `digit_lengths` of a device that has these chosen tokens alone."""
+    shapes = {_shape_of(plain_token) for plain_token in plain_tokens}
+    lengths = {len(plain_token) for plain_token in plain_tokens if plain_token.isdigit()}
+    shape = TokenShape.MADE if not shapes else TokenShape.ANY if len(shapes) > 1 else shapes.pop()
+    return shape, " ".join(map(str, sorted(lengths))) or None
 
 
 def _shape_of(plain_token: str) -> TokenShape:

@@ -1,0 +1,76 @@
+"""Catching up: what was used on the old site since a move is used here, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from starlette_otp.devices.hotp import HOTPDeviceMixin
+from starlette_otp.devices.locking import locked
+from starlette_otp.devices.static import StaticDeviceMixin, canonical_static
+from starlette_otp.devices.totp import TOTPDeviceMixin
+from starlette_otp.moving.record import Record
+from starlette_otp.moving.rules import Judged
+
+USED = "It was used here since, and stays as it is."
+MOVED = "What was used there since is used here."
+
+
+async def catch_up(
+    session: AsyncSession, device_model: type[Any], record: Record, there: Sequence[Judged]
+) -> None:
+    """Move `last_t` and `counter` forward, and delete tokens spent there; never the other way.
+
+    A device that was used here since is left alone: it knows better.
+
+    Args:
+        session: in the transaction of a batch.
+        device_model: the host's.
+        record: when each was moved.
+        there: devices that were moved before, with their old rows as they are now.
+    """
+    known = await record.known(session, [(one.brought.table, one.brought.id) for one in there])
+    ids = [one.device_id for one in there]
+    kinds = device_model.kinds()
+    query = select(device_model).where(device_model.id.in_(ids), device_model.kind.in_(kinds))
+    devices = {device.id: device for device in await session.scalars(locked(query))}
+    for one in there:
+        device, row = devices.get(one.device_id), known[one.brought.table, one.brought.id]
+        if device is None:
+            continue
+        if device.last_used_at is not None and device.last_used_at > row.imported_at:
+            one.reasons.append(USED)
+        elif await _move_on(session, device, one):
+            one.reasons.append(MOVED)
+    await session.flush()
+
+
+async def _move_on(session: AsyncSession, device: Any, one: Judged) -> bool:
+    """Whether there was anything to catch up with."""
+    values = one.brought.values
+    if isinstance(device, TOTPDeviceMixin):
+        last_t = values.get("last_t")
+        if last_t is not None and last_t > (-1 if device.last_t is None else device.last_t):
+            device.last_t = last_t
+            return True
+    elif isinstance(device, HOTPDeviceMixin):
+        counter = values.get("counter")
+        if counter is not None and counter > (device.counter or 0):
+            device.counter = counter
+            return True
+    elif isinstance(device, StaticDeviceMixin) and one.brought.tokens is not None:
+        return await _forget_spent(session, device, one.brought.tokens)
+    return False
+
+
+async def _forget_spent(
+    session: AsyncSession, device: StaticDeviceMixin, left_tokens: Sequence[str]
+) -> bool:
+    plain_tokens = [token for token in left_tokens if canonical_static(token) is not None]
+    digests = [device.digests(token)[0] for token in plain_tokens]
+    tokens: Any = device.__static_token_model__
+    query = delete(tokens).where(tokens.device_id == device.id, tokens.digest.not_in(digests))
+    return bool(list(await session.scalars(query.returning(tokens.id))))

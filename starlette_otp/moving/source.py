@@ -1,0 +1,121 @@
+"""The old site's database: one read-only snapshot, and what its tables look like."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from starlette_otp.exceptions import ConfigurationError
+
+_COLUMNS = """
+    SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = $1
+"""
+_REFERENCES = """
+    SELECT c.relname AS "table", a.attname AS "column", f.relname AS "to", fa.attname AS "key"
+    FROM pg_constraint k
+    JOIN pg_class c ON c.oid = k.conrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_class f ON f.oid = k.confrelid
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+    JOIN pg_attribute fa ON fa.attrelid = k.confrelid AND fa.attnum = k.confkey[1]
+    WHERE k.contype = 'f' AND cardinality(k.conkey) = 1 AND n.nspname = $1
+"""
+
+
+class Snapshot:
+    """A read-only transaction on the old database, which sees what was there when it began.
+
+    Attributes:
+        columns: of each table.
+        references: for table and column of each foreign key, the table and key that it names.
+    """
+
+    def __init__(self, connection: Any, schema: str) -> None:
+        self._connection = connection
+        self._schema = schema
+        self.columns: dict[str, set[str]] = {}
+        self.references: dict[tuple[str, str], tuple[str, str]] = {}
+
+    async def look(self) -> None:
+        """Find out which tables there are."""
+        for row in await self._connection.fetch(_COLUMNS, self._schema):
+            self.columns.setdefault(row["table_name"], set()).add(row["column_name"])
+        for row in await self._connection.fetch(_REFERENCES, self._schema):
+            self.references[row["table"], row["column"]] = row["to"], row["key"]
+
+    async def count(self, table: str) -> int:
+        """How many rows a table has."""
+        found: int = await self._connection.fetchval(f"SELECT count(*) FROM {self._named(table)}")  # noqa: S608
+        return found
+
+    async def pages(self, table: str, key: str, batch: int) -> AsyncIterator[Sequence[Any]]:
+        """All rows of a table in the order of their key, `batch` at a time."""
+        name, column = self._named(table), _quoted(key)
+        after = ""
+        values: list[Any] = []
+        while True:
+            query = f"SELECT * FROM {name} {after} ORDER BY {column} LIMIT {batch}"  # noqa: S608
+            rows = await self._connection.fetch(query, *values)
+            if not rows:
+                return
+            yield rows
+            after, values = f"WHERE {column} > $1", [rows[-1][key]]
+
+    async def of(
+        self, table: str, column: str, keys: Iterable[Any], order: str = "id"
+    ) -> Sequence[Any]:
+        """The rows of a table in which a column has one of these values."""
+        query = (
+            f"SELECT * FROM {self._named(table)} WHERE {_quoted(column)} = ANY($1) "  # noqa: S608
+            f"ORDER BY {_quoted(order)}"
+        )
+        rows: Sequence[Any] = await self._connection.fetch(query, list(keys))
+        return rows
+
+    def _named(self, table: str) -> str:
+        return f"{_quoted(self._schema)}.{_quoted(table)}"
+
+
+@asynccontextmanager
+async def snapshot(url: str, schema: str = "public") -> AsyncIterator[Snapshot]:
+    """Open the old database for reading.
+
+    Args:
+        url: `postgresql://user:password@host/database`.
+        schema: where its tables are.
+
+    Raises:
+        ConfigurationError: it is no such URL, or nothing can be read there.
+    """
+    try:
+        known = make_url(url)
+    except ArgumentError:
+        raise ConfigurationError("--from is a URL, as postgresql://user@host/database.") from None
+    if known.get_backend_name() not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            "--from is a PostgreSQL database: postgresql://user@host/database."
+        )
+    dsn = known.set(drivername="postgresql").render_as_string(hide_password=False)
+    try:
+        connection = await asyncpg.connect(dsn)
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, ValueError) as exc:
+        # Its own words may hold the password.
+        raise ConfigurationError(
+            f"The old database can't be reached: {type(exc).__name__}."
+        ) from None
+    try:
+        async with connection.transaction(isolation="repeatable_read", readonly=True):
+            opened = Snapshot(connection, schema)
+            await opened.look()
+            yield opened
+    finally:
+        await connection.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
