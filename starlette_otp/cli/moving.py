@@ -157,7 +157,10 @@ def _django(old: Snapshot, given: Mapping[str, Any]) -> OldSite:
 
 
 def _kinds(texts: Sequence[str]) -> dict[str, Into]:
-    return dict(parsed_kind(text) for text in texts)
+    try:
+        return dict(parsed_kind(text) for text in texts)
+    except ConfigurationError as exc:
+        raise click.UsageError(str(exc)) from None
 
 
 def _run(given: Mapping[str, Any], open_site: Open) -> None:
@@ -258,5 +261,5 @@ def _settings(path: Path | None) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise ConfigurationError("--settings is a file with a JSON object.")
+        raise click.UsageError("--settings is a file with a JSON object.")
     return found

@@ -144,7 +144,7 @@ class People:
     def _names(self, user: BroughtUser) -> list[str]:
         if self._name == "email":
             return [user.email.lower()] if user.email else []
-        return names_of(user.username)
+        return names_of(user.username) if user.username else []
 
     async def _new(
         self,

@@ -233,13 +233,14 @@ def _trusts_session(verdict: Verdict) -> bool:
 async def _renew(
     request: Request, verdict: Verdict, user: Any, device: Any, session_id: int
 ) -> Begun:
-    token, agent = _token(request, verdict), _agent(request)
     return await verdict.otp.sessions.renew(
         unwrapped(user),
         device,
         session_id,
-        token,
-        agent,
+        _token(request, verdict),
+        _agent(request),
+        # Without its browser it was worth nothing, and is to be worth no more for the moment.
+        forget_former=verdict.agent_id is not None,
         amr=verdict.amr,
         is_trusted=_trusts_session(verdict),
     )

@@ -351,6 +351,20 @@ async def test_both_cookies_copied(sessions: Sessions, alice: User) -> None:
         assert await browser.state() == ANONYMOUS
 
 
+async def test_the_former_token_of_such_a_session(sessions: Sessions, alice: User) -> None:
+    """Worth nothing without its browser, and no more once a token has verified the session."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await browser.log_in()
+    thief = Browser(app)
+    thief.cookies.set("otp_session", browser.cookie, domain="site.example", path="/")
+    assert await thief.state() == ANONYMOUS
+    with time_machine.travel(time.time() + 60):
+        await browser.submit("/account/login", otp_token=totp_token())
+        assert (await browser.state())["verified"]
+        assert await thief.state() == ANONYMOUS
+
+
 async def test_a_new_password_ends_it_here_too(sessions: Sessions, alice: User) -> None:
     """Of the session that goes on, verified, and of the browser."""
     app = make_site(sessions)

@@ -488,6 +488,17 @@ async def test_a_dry_run_and_a_no(otp: OTP, old: Old, run: Run, sessions: Sessio
     assert await count(sessions, User) == 0
 
 
+async def test_wrong_options(otp: OTP, old: Old, run: Run, tmp_path: Path) -> None:
+    """Are told as such."""
+    file = tmp_path / "settings"
+    file.write_text("[]")
+    for wrong in (("--kind", "nonsense"), ("--settings", str(file)), ("--users", "some")):
+        result = await run(*wrong)
+        assert result.exit_code == 2, result.output
+    result = await run("--username-column", "nick")
+    assert (result.exit_code, "has no column 'nick'" in result.output) == (1, True)
+
+
 @pytest.mark.parametrize("command", ["import-django", "import-allauth", "import-flask-security"])
 async def test_another_kind_of_database(
     otp: OTP, database_url: str, empty_url: str, command: str
