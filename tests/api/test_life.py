@@ -103,7 +103,6 @@ async def test_a_log_in_ends(client: Client, alice: User, sessions: Sessions) ->
 async def test_enrol_and_look_around(client: Client, alice: User, mailbox: Mailbox, otp) -> None:  # type: ignore[no-untyped-def]
     """Enrol, keep the codes, step up, add mail, rename, remove, change the password, leave."""
     otp.password_is_enough = True
-    now = time.time()
     said = await client.sign_in()
     assert said["state"] == "authenticated"
     assert said["acr"] == "aal1"
@@ -121,6 +120,7 @@ async def test_enrol_and_look_around(client: Client, alice: User, mailbox: Mailb
         400,
         "invalid_token",
     )
+    now = time.time()
     with time_machine.travel(now + 2):
         token = token_of(begun["setup"], now + 2)
         done = await client.ask("POST", f"{path}/confirm", {"token": token, "name": "My phone"})
