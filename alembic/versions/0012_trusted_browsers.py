@@ -20,6 +20,7 @@ def upgrade() -> None:
         sa.Column("token_digest", sa.String(64), nullable=False),
         sa.Column("former_digest", sa.String(64), nullable=True),
         sa.Column("former_until", when, nullable=True),
+        sa.Column("lost_digest", sa.String(64), nullable=True),
         sa.Column("trusted_at", when, nullable=False),
         sa.Column("trust_days_given", sa.Float(), nullable=True),
         sa.Column("last_seen_at", when, nullable=False),

@@ -10,12 +10,11 @@ from starlette.requests import HTTPConnection, Request
 
 from starlette_otp import clock
 from starlette_otp.agents.cookies import AgentCookies
+from starlette_otp.devices.agents import MOST_DAYS
 from starlette_otp.exceptions import AgentRejected, ConfigurationError, DatabaseUnavailable
 from starlette_otp.service.agents import Agents, Known
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, verdict_of
-
-_MOST_DAYS = 36500
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +73,7 @@ class TrustedBrowsers:
         return read or Agent(unwrapped(verdict.user))
 
     async def known_to(self, conn: HTTPConnection, verdict: Verdict, user: Any) -> Agent:
-        """What the browser is to a user who is not signed in yet: nothing is written."""
+        """What the browser is to a user who is not signed in yet; it gets no other token."""
         user = unwrapped(user)
         token = self._token(conn, verdict, user)
         known = None if token is None else await self.agents.find(user, token, may_rotate=False)
@@ -92,7 +91,8 @@ class TrustedBrowsers:
         if token is not None:
             # What can't be told to the browser any more it shall not have to know.
             may_rotate = conn.scope["type"] == "http" and not verdict.is_answered
-            known = await self.agents.find(user, token, is_new_session, may_rotate)
+            seen = None if is_new_session else verdict.seen_agent
+            known = await self.agents.find(user, token, is_new_session, may_rotate, seen)
             if known is not None:
                 return self._told(conn, verdict, user, known)
             self.forget(conn, verdict)
@@ -100,7 +100,8 @@ class TrustedBrowsers:
 
     def _as_long_as_the_session(self, conn: HTTPConnection, verdict: Verdict) -> Agent:
         user, began = unwrapped(verdict.user), verdict.verified_at
-        if verdict.device is None or began is None or not verdict.trusts_session:
+        is_cookieless = verdict.bearer is not None
+        if verdict.device is None or began is None or is_cookieless or not verdict.trusts_session:
             return Agent(user)
         days = self.agents.model.longest(user)
         end = None if days is None else began + timedelta(days=days)
@@ -126,13 +127,17 @@ class TrustedBrowsers:
 
     def _told(self, conn: HTTPConnection, verdict: Verdict, user: Any, known: Known) -> Agent:
         """The agent of a browser that was found or made; the answer brings a new token along."""
-        row, end = known.row, known.row.expires_at(user)
+        row, end, now = known.row, known.expires_at, clock.now()
         if known.token is not None:
-            age = timedelta.max if end is None else end - clock.now()
-            verdict.agent_cookie = self.cookies.header(conn, row.user_id, known.token, age)
+            age = timedelta.max if end is None else end - now
+            self._forget_former(conn, verdict, row.user_id)
+            name = self.cookies.name(row.user_id)
+            verdict.agent_cookies[name] = self.cookies.header(conn, name, known.token, age)
+        if unwrapped(verdict.user) is user:
+            verdict.seen_agent = row.id
         return Agent(
             user=user,
-            is_trusted=True,
+            is_trusted=end is None or end > now,
             trusted_at=row.trusted_at,
             trust_expiration=end,
             trust_days=row.trust_days_given,
@@ -145,25 +150,32 @@ class TrustedBrowsers:
     def forget(self, conn: HTTPConnection, verdict: Verdict) -> None:
         """Let the browser forget what it holds for the user, if it holds anything."""
         key = verdict.otp.device_model.user_key(unwrapped(verdict.user))
-        verdict.agent = Agent(unwrapped(verdict.user))
-        verdict.agent_cookie = None
-        if key is not None and self.cookies.is_there(conn, key):
-            verdict.agent_cookie = self.cookies.header(conn, key, None)
+        verdict.agent, verdict.seen_agent = Agent(unwrapped(verdict.user)), None
+        if key is not None:
+            verdict.agent_cookies.pop(self.cookies.name(key), None)
+            self._forget_former(conn, verdict, key)
+
+    def _forget_former(self, conn: HTTPConnection, verdict: Verdict, key: object) -> None:
+        """Let the browser forget what it holds for a user, by whichever key it is named."""
+        for name in self.cookies.held(conn, key):
+            verdict.agent_cookies[name] = self.cookies.header(conn, name, None)
 
     async def trust(self, request: Request, days: float | None = None) -> Agent:
         """`trust_agent`."""
         verdict = _of_who_may(request)
         if verdict.user is None:
             return Agent()
-        if days is not None and not 0 < days <= _MOST_DAYS:
-            raise ValueError(f"trust_days is more than 0 days, and at most {_MOST_DAYS}.")
+        if days is not None and not 0 < days <= MOST_DAYS:
+            raise ValueError(f"trust_days is more than 0 days, and at most {MOST_DAYS}.")
         user = unwrapped(verdict.user)
+        key = verdict.otp.device_model.user_key(user)
         known = await self.agents.trust(
             user,
             verdict.device,
             days=days,
             user_agent=request.headers.get("user-agent", ""),
             former_token=self._token(request, verdict, user),
+            is_allowed=verdict.otp.sessions.still_there(verdict.session_id, key),
         )
         verdict.agent = self._told(request, verdict, user, known)
         return verdict.agent

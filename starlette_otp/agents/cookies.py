@@ -30,47 +30,49 @@ class AgentCookies:
 
     def name(self, user_key: object) -> str:
         """Of the cookie of a user: it tells nobody whose it is."""
-        digest = self._keyring.digests("agent of", str(user_key))[0]
-        return f"{self._model.cookie_name}_{digest[:16]}"
+        return self._names(user_key)[0]
 
-    def is_there(self, conn: HTTPConnection, user_key: object) -> bool:
-        """Whether the browser holds one for the user, whatever it is worth."""
-        return self.name(user_key) in _cookies(conn)
+    def _names(self, user_key: object) -> list[str]:
+        """The names by each of the keys, the newest first."""
+        digests = self._keyring.digests("agent of", str(user_key))
+        return [f"{self._model.cookie_name}_{digest[:16]}" for digest in digests]
+
+    def held(self, conn: HTTPConnection, user_key: object) -> list[str]:
+        """The names of those that the browser holds for the user, whatever they are worth."""
+        cookies = _cookies(conn)
+        return [name for name in self._names(user_key) if name in cookies]
 
     def token(self, conn: HTTPConnection, user_key: object) -> str | None:
         """The token that the browser holds for the user; None for none, or one that is forged."""
-        signed = _cookies(conn).get(self.name(user_key))
-        if not signed:
-            return None
-        try:
-            token = self._serializer().loads(signed)
-        except BadData:
-            return None
-        return token if isinstance(token, str) else None
+        cookies = _cookies(conn)
+        for name in self._names(user_key):
+            try:
+                token = self._serializer().loads(cookies.get(name, ""))
+            except BadData:
+                continue
+            if isinstance(token, str):
+                return token
+        return None
 
     def header(
-        self,
-        conn: HTTPConnection,
-        user_key: object,
-        token: str | None,
-        age: timedelta | None = None,
+        self, conn: HTTPConnection, name: str, token: str | None, age: timedelta = timedelta(0)
     ) -> str:
         """A Set-Cookie header that lets the browser hold a token, or forget what it has.
 
         Args:
             conn: the request.
-            user_key: whose it is.
+            name: of the cookie.
             token: the token; None to forget.
-            age: how long; None: as long as the browser is open.
+            age: how long.
         """
         model = self._model
         is_secure = (
             conn.url.scheme == "https" if model.cookie_secure is None else model.cookie_secure
         )
-        seconds = None if age is None else max(0, int(min(age, _MOST).total_seconds()))
+        seconds = max(0, int(min(age, _MOST).total_seconds()))
         carrier = Response()
         carrier.set_cookie(
-            self.name(user_key),
+            name,
             "" if token is None else self._serializer().dumps(token),
             max_age=0 if token is None else seconds,
             path=model.cookie_path,
@@ -86,5 +88,5 @@ class AgentCookies:
 
 
 def _cookies(conn: HTTPConnection) -> dict[str, str]:
-    header = Headers(raw=conn.scope.get("headers", [])).get("cookie", "")
-    return cookie_parser(header)
+    # HTTP/2 may part them over several headers (RFC 9113 section 8.2.3).
+    return cookie_parser("; ".join(Headers(raw=conn.scope.get("headers", [])).getlist("cookie")))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, SupportsFloat
 
 from sqlalchemy import BigInteger, DateTime, Float, ForeignKey, Identity, String
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
@@ -16,6 +17,8 @@ from starlette_otp.devices.owner import table_of, user_id_column
 from starlette_otp.devices.sessions import MAX_USER_AGENT
 from starlette_otp.exceptions import ConfigurationError
 
+MOST_DAYS = 36500
+"""A hundred years: more is no limit."""
 Days = float | Callable[[Any], float | None] | None
 """A number of days, fractions too, or a function of the user that gives one; None: no limit."""
 
@@ -50,15 +53,18 @@ class AgentMixin(TableMixin):
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
     token_digest: Mapped[str] = mapped_column(String(64), unique=True)
     former_digest: Mapped[str | None] = mapped_column(String(64), index=True)
-    """Of the token before the present one, which is a copy's after `former_until`."""
+    """Of the token before the present one, which is a copy's after `former_until`: a minute after
+    the present one was seen; None until then."""
     former_until: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+    lost_digest: Mapped[str | None] = mapped_column(String(64))
+    """Of a token that never came back, and was taken for lost: who comes with it has a copy."""
     trusted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     trust_days_given: Mapped[float | None] = mapped_column(Float)
     last_seen_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     rotated_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
     user_agent: Mapped[str] = mapped_column(String(MAX_USER_AGENT), default="", server_default="")
     fingerprint: Mapped[str] = mapped_column(String(64))
-    """Of the tokens, the user, the vouching device, the times, and the password."""
+    """Of the tokens, the user, the vouching device, since when, for how long, and the password."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -102,6 +108,17 @@ class AgentMixin(TableMixin):
 
 
 def days_of(setting: Days, user: object) -> float | None:
-    """A setting's days for a user."""
+    """A setting's days for a user; None for no limit.
+
+    Raises:
+        ConfigurationError: they are no number.
+    """
     # A function that is an attribute of a class is not bound to it here: it takes the user.
-    return setting(user) if callable(setting) else setting
+    days: Any = setting(user) if callable(setting) else setting
+    if days is None:
+        return None
+    is_number = isinstance(days, SupportsFloat) and not isinstance(days, bool | str)
+    if not is_number or math.isnan(float(days)):
+        raise ConfigurationError(f"trust_days and inactivity_days are numbers, not {days!r}.")
+    number = float(days)
+    return None if number > MOST_DAYS else max(0.0, number)

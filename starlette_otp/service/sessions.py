@@ -148,6 +148,10 @@ class Sessions:
             return False
         if not is_active(user):
             await self._execute(delete(self._table).where(self._table.c.id == held.id))
+            agents = self._device_model.__agent_model__
+            if agents is not None:
+                its = table_of(agents)
+                await self._execute(delete(its).where(its.c.user_id == held.user_id))
             return False
         return self._rows.is_of(held, user)
 

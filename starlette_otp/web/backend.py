@@ -58,7 +58,10 @@ async def look_up(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
             raise
         verdict.away = True
         return
-    verdict.take(found or Found(user, None, None, None))
+    found = found or Found(user, None, None, None)
+    # Whom another backend knows need no trust to be known.
+    found.agent_id = verdict.seen_agent = None
+    verdict.take(found)
 
 
 class SessionAuthBackend(AuthenticationBackend):

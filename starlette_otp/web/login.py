@@ -62,7 +62,7 @@ async def log_in(
         begun = await _begin(request, verdict, user, device, *kept, agent_id=agent_id)
         verdict.amr, verdict.agent_id = kept[0], agent_id
     noted = request.session.get(NAME_KEY)
-    if device is not None:
+    if device is not None or agent is not None or verdict.accepted is not None:
         remember(request, verdict, user)
     _take_over(request, verdict, user)
     if device is None and noted is not None:
@@ -77,7 +77,9 @@ async def log_in(
         if verdict.new_browser:
             await new_browser(verdict.otp, request, user, device)
     if verdict.otp.browsers is not None:
-        await verdict.otp.browsers.session_began(request, verdict)
+        # The session has begun, whatever becomes of the rest.
+        with suppress(DatabaseUnavailable):
+            await verdict.otp.browsers.session_began(request, verdict)
     await _trust_if_wanted(request, verdict)
     await judge(request.scope, verdict)
 
@@ -169,8 +171,8 @@ async def _trust_if_wanted(request: Request, verdict: Verdict) -> None:
     wanted, verdict.wants_trust = verdict.wants_trust, None
     browsers = verdict.otp.browsers
     if wanted == "agent" and browsers is not None and verdict.device is not None:
-        # The device may have gone in this moment: signed in, and not trusted.
-        with suppress(AgentRejected):
+        # The device may have gone in this moment, or the database: signed in, and not trusted.
+        with suppress(AgentRejected, DatabaseUnavailable):
             await browsers.trust(request)
 
 

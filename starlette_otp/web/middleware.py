@@ -114,7 +114,8 @@ def _send(scope: Scope, verdict: Verdict, send: Send, cookie_message: Message) -
             # Else SessionMiddleware says so.
             _vary(cookie_message)
         verdict.is_answered = True
-        for cookie in (verdict.set_cookie, verdict.browser_cookie, verdict.agent_cookie):
+        cookies = verdict.set_cookie, verdict.browser_cookie, *verdict.agent_cookies.values()
+        for cookie in cookies:
             if cookie is not None:
                 cookie_message.setdefault("headers", [])
                 MutableHeaders(scope=cookie_message).append("set-cookie", cookie)

@@ -32,13 +32,13 @@ class Verdict:
     where they can be seen. `token` is the session's new one, if it got one in this request;
     `set_cookie` tells the client, and `browser_cookie` makes the browser a known one, and
     `new_browser` says that it was not. `agent` is what its browser is to the user, once that was
-    asked, `agent_cookie` lets it hold another token, and `is_answered` says that it is too late for
-    that. `agent_id` is the trusted browser that the session began by instead of a token, and
-    `by_trust` that this browser is trusted in place of a verification; `trusts_session` that it is
-    as long as the session lasts; `accepted` is the agent that a log-in took for a token, and
-    `wants_trust` what trust was asked for with a token, as long as the session or longer.
-    `bearer` is what a client without cookies brings as its token, which may be nothing; None
-    of one that keeps them. `amr` is as the session's row has it.
+    asked, `seen_agent` the id of it, `agent_cookies` let it hold other tokens, by their names, and
+    `is_answered` says that it is too late for that. `agent_id` is the trusted browser that the
+    session began by instead of a token, and `by_trust` that this browser is trusted in place of a
+    verification; `trusts_session` that it is as long as the session lasts; `accepted` is the agent
+    that a log-in took for a token, and `wants_trust` what trust was asked for with a token, as long
+    as the session or longer. `bearer` is what a client without cookies brings as its token, which
+    may be nothing; None of one that keeps them. `amr` is as the session's row has it.
     """
 
     otp: Site
@@ -60,7 +60,8 @@ class Verdict:
     set_cookie: str | None = field(default=None, repr=False)
     browser_cookie: str | None = field(default=None, repr=False)
     agent: Any | None = None
-    agent_cookie: str | None = field(default=None, repr=False)
+    seen_agent: int | None = None
+    agent_cookies: dict[str, str] = field(default_factory=dict, repr=False)
     is_answered: bool = False
     agent_id: int | None = None
     by_trust: bool = False
@@ -85,6 +86,7 @@ class Verdict:
         """Be the verdict of anonymous."""
         self.user = self.held = self.device = self.verified_at = self.device_due = None
         self.session_id = self.agent_id = self.amr = self.agent = self.accepted = None
+        self.seen_agent = None
         self.is_due = self.by_trust = self.trusts_session = False
         self.wants_trust = None
 

@@ -23,6 +23,7 @@ from starlette_otp import (
     requires_otp,
     session_claims,
     still_verified,
+    trust_agent,
 )
 from starlette_otp.admin import OTPAdmin
 from starlette_otp.models import Agent, Device, User
@@ -33,6 +34,7 @@ from tests.hosts import make_host
 from tests.support import (
     ANONYMOUS,
     AUTHENTICATED,
+    OTHER_KEY,
     PASSWORD,
     SECRET_KEY,
     Browser,
@@ -346,9 +348,161 @@ async def test_both_cookies_copied(sessions: Sessions, alice: User) -> None:
     assert await thief.state() == TRUSTED  # no better than the session's cookie alone elsewhere
     with time_machine.travel(time.time() + 2 * DAY):
         assert await passes(browser, "/lenient")
+        # It has come with its next.
+        assert await passes(browser, "/lenient")
     with time_machine.travel(time.time() + 2 * DAY + 120):
         assert await thief.state() == ANONYMOUS
         assert await browser.state() == ANONYMOUS
+
+
+async def test_a_copy_that_comes_first(sessions: Sessions, alice: User) -> None:
+    """A thief who is given a token in place of one that never came back is found out by that."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await browser.log_in()
+    assert await passes(browser, "/lenient")
+    thief = Browser(app)
+    for name, value in browser.cookies.items():
+        thief.cookies.set(name, value, domain="site.example", path="/")
+    with time_machine.travel(time.time() + 2 * DAY):
+        assert await passes(browser, "/lenient")
+    with time_machine.travel(time.time() + 2 * DAY + 120):
+        await thief.state()
+        assert await browser.state() == ANONYMOUS
+        assert await thief.state() == ANONYMOUS
+
+
+async def test_an_answer_that_is_lost(sessions: Sessions, alice: User) -> None:
+    """The browser never hears of its next token, and is no thief for that."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await browser.log_in()
+    assert await passes(browser, "/lenient")
+    held = list(browser.cookies.items())
+    for days in (2, 4, 6):
+        with time_machine.travel(time.time() + days * DAY / 2.1):
+            lost = Browser(app)
+            for name, value in held:
+                lost.cookies.set(name, value, domain="site.example", path="/")
+            assert await passes(lost, "/lenient")
+    with time_machine.travel(time.time() + 2.9 * DAY):
+        assert await passes(browser, "/lenient")
+        assert await passes(browser, "/lenient")
+
+
+async def test_an_open_websocket_is_no_thief(sessions: Sessions, alice: User) -> None:
+    """It has the cookie that it was opened with, however often that was replaced since."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await browser.log_in()
+    held = [f"{name}={value}" for name, value in browser.cookies.items() if "agent" in name]
+    socket = Socket(app, browser.cookie, "; ".join(held))
+    assert await socket.ask()
+    with time_machine.travel(time.time() + 1.5 * DAY):
+        for _ in range(2):
+            assert await passes(browser, "/lenient")
+    with time_machine.travel(time.time() + 1.5 * DAY + 120):
+        assert await socket.ask()
+        assert await passes(browser, "/lenient")
+    await socket.close()
+
+
+async def test_two_users_whose_tokens_are_due(sessions: Sessions, alice: User, bob: User) -> None:
+    """One answer may bring each of them their next."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await make_totp(sessions, bob, secret=b"98765432109876543210")
+    token = totp_token(b"98765432109876543210")
+    await browser.log_in(token, username="bob", otp_trust_agent="y")
+    await leave(browser)
+    await browser.log_in()
+    with time_machine.travel(time.time() + 1.5 * DAY):
+        await browser.get("/in/bob")
+        assert await browser.state() == TRUSTED
+    with time_machine.travel(time.time() + 1.5 * DAY + 120):
+        await browser.get("/in/alice")
+        assert await browser.state() == TRUSTED
+
+
+ENDED = ["session", "user", "device"]
+
+
+@pytest.mark.parametrize("ended", ENDED)
+async def test_trust_after_the_end(
+    sessions: Sessions, alice: User, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that began before its session, or its device, was ended trusts nothing."""
+    app = make_site(sessions)
+    otp: OTP = app.state.otp
+    device = await make_totp(sessions, alice)
+
+    async def trust_late(request: Request) -> Response:
+        if ended == "session":
+            await otp.revoke_sessions(await otp.find_user("alice"))
+        statements = {
+            "user": "DELETE FROM otp_session",
+            "device": "UPDATE otp_device SET confirmed = false",
+        }
+        if ended in statements:
+            async with sessions.begin() as session:
+                await session.execute(text(statements[ended]))
+        with pytest.raises(AgentRejected):
+            await trust_agent(request, 7)
+        return PlainTextResponse("refused")
+
+    app.router.routes.append(Route("/late", trust_late))
+    browser = Browser(app)
+    await browser.log_in(totp_token())
+    assert (await browser.get("/late")).text == "refused"
+    assert device.id
+
+
+async def test_inactive_past_the_orm(sessions: Sessions, alice: User) -> None:
+    """Noticed at the next request, and for good."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await browser.log_in()
+    for is_active in (False, True):
+        async with sessions.begin() as session:
+            await session.execute(text(f"UPDATE otp_user SET is_active = {is_active}"))
+        assert await browser.state() == ANONYMOUS
+    assert (await browser.log_in()).status_code == 200
+    assert await browser.state() == ANONYMOUS
+
+
+async def test_a_new_key(sessions: Sessions, alice: User) -> None:
+    """A browser goes on being trusted as long as the former key is known."""
+    app = make_site(sessions)
+    browser, _ = await a_trusted(sessions, alice, app)
+    await browser.log_in()
+    for keys in ([OTHER_KEY, SECRET_KEY], [OTHER_KEY]):
+        app.state.otp = otp = OTP(
+            sessions, Device, secret_key=keys, accept_trusted_agents=True, reads="autocommit"
+        )
+        again = make_app(otp, Route("/lenient", lenient))
+        other = Browser(again)
+        for name, value in browser.cookies.items():
+            other.cookies.set(name, value, domain="site.example", path="/")
+        assert await passes(other, "/lenient") == (len(keys) == 2)
+    OTP(sessions, Device, secret_key=SECRET_KEY)
+
+
+async def test_days_in_whole(sessions: Sessions, alice: User) -> None:
+    """Seven is a number of days, and so is 7.0; what is none is refused where it is set."""
+    app = make_site(sessions)
+    await make_totp(sessions, alice)
+
+    async def trust_week(request: Request) -> Response:
+        await trust_agent(request, 7)
+        return PlainTextResponse("trusted")
+
+    app.router.routes.append(Route("/week", trust_week))
+    browser = Browser(app)
+    await browser.log_in(totp_token())
+    await browser.get("/week")
+    assert (await browser.get("/look")).json()["days"] == 7
+    await leave(browser)
+    assert (await browser.log_in()).status_code == 303
 
 
 async def test_the_former_token_of_such_a_session(sessions: Sessions, alice: User) -> None:
@@ -526,6 +680,8 @@ async def test_what_a_request_costs(sessions: Sessions, engine: Any, alice: User
     app = make_site(sessions)
     browser, _ = await a_trusted(sessions, alice, app)
     await browser.log_in()
+    # The first request with its new token says that it has come.
+    assert await passes(browser, "/lenient")
     statements = Statements(engine)
     assert await passes(browser, "/lenient")
     assert [one.split()[0] for one in statements] == ["SELECT", "SELECT"]
