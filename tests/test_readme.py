@@ -150,6 +150,26 @@ async def test_an_own_form_and_an_overridden_template(app_module: Any, tmp_path:
     await app_module.engine.dispose()
 
 
+async def test_a_page_with_a_form_of_its_own(app_module: Any, tmp_path: Path) -> None:
+    """It has a token, and a post without it, or from another site, changes nothing."""
+    name, _, template = block("jinja").removeprefix("{# ").partition(" #}\n")
+    file = tmp_path / name
+    file.parent.mkdir(parents=True)
+    file.write_text(template)
+    app_module.otp = otp = OTP(
+        app_module.sessions, app_module.Device, secret_key=SECRET_KEY, templates=file.parent
+    )
+    view = execute(FILES["note_form.py"], "note_form").add_note
+    _, (code, *_) = await make_alice(app_module)
+    note = Route("/note", view, methods=["GET", "POST"])
+    async with Browser(make_app(otp, note)) as browser:
+        await browser.log_in(code)
+        assert (await browser.post("/note", data={"text": "x"})).status_code == 200
+        added = await browser.submit("/note", text="x")
+        assert added.headers["location"] == "/vault"
+    await app_module.engine.dispose()
+
+
 class Gateway:
     """Stands for any HTTP gateway: keeps what was posted."""
 

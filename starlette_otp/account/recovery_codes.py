@@ -31,6 +31,7 @@ async def codes_left(request: Request) -> int | None:
 
 async def show_new_codes(view: AccountView, request: Request, is_first: bool = False) -> Response:
     """The page with new codes: they are shown by it alone, and count once it was answered."""
+    has_old = not is_first and await codes_left(request)
     device, codes = await site_of(request).recovery_codes.prepare(user_of(request))
     text = f"Recovery codes of {user_of(request).display_name} for {request.url.netloc}\n"
     text += "Each is good for signing in once.\n\n" + "".join(f"{code}\n" for code in codes)
@@ -41,6 +42,7 @@ async def show_new_codes(view: AccountView, request: Request, is_first: bool = F
         codes=codes,
         device=device,
         is_first=is_first,
+        has_old=has_old,
         may_have_lost=site_of(request).agents is not None and not is_first,
         file=f"data:text/plain;charset=utf-8,{quote(text)}",
         action=f"{folder(request)}/recovery-codes{way(request)}",

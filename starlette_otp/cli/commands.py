@@ -56,7 +56,10 @@ def adduser(username: str, staff: bool, app: str | None) -> None:
     otp = load_otp(app)
     password = click.prompt("Password", hide_input=True, confirmation_prompt="Once more")
     asyncio.run(otp.users.add(username, password, is_staff=staff))
-    click.echo(f"Made {username}, who needs a device: addstatictoken gives a first token.")
+    click.echo(
+        f"Made {username}. Where the password alone does not lead to the enrolment, addstatictoken "
+        "gives a first token."
+    )
 
 
 @main.command()

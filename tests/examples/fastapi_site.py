@@ -4,7 +4,7 @@ import os
 from typing import Annotated
 
 from fastapi import FastAPI, HTTPException, Security
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
@@ -38,7 +38,7 @@ app.include_router(mobile, prefix="/mobile/auth", tags=["two-factor"])
 
 
 class SignUp(BaseModel):
-    username: str
+    username: str = Field(min_length=1, max_length=254, pattern=r"^[^\x00]+$")
     password: str
 
 
