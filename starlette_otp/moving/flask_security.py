@@ -57,7 +57,9 @@ class FlaskSecuritySite:
             raise ConfigurationError(
                 f"This database has no table {table!r} of Flask-Security's, with {_KEY}."
             )
-        self._username_column = name_column(old, table, username_column)
+        # What people log in by there, unless the site says otherwise.
+        by_default = "email" if "email" in old.columns[table] else None
+        self._username_column = name_column(old, table, username_column or by_default)
         secrets = settings.get("SECURITY_TOTP_SECRETS")
         if not isinstance(secrets, dict) or not all(isinstance(s, str) for s in secrets.values()):
             raise ConfigurationError(

@@ -136,7 +136,7 @@ async def test_flask_security(otp: OTP, old: Old, sessions: Sessions, database_u
     options = ("--settings", str(settings), "--unprotected", "deactivate")
     result = await run(old, database_url, "import-flask-security", *options)
     assert result.exit_code == 3, result.output
-    ann: Any = await otp.find_user("ann")
+    ann: Any = await otp.find_user("ann@old.example")
     device, codes = await otp.devices_for_user(ann)
     assert (device.secret, device.tolerance) == (SECRET, 1)
     assert await otp.verify_token(ann, codes.persistent_id, "ABCD-efgh-jkmn")
@@ -147,7 +147,7 @@ async def test_flask_security(otp: OTP, old: Old, sessions: Sessions, database_u
     assert "can't be read" in told["4"]["reason"]
     assert told["5"]["outcome"] == "refused"
     for name, is_active in (("ann", True), ("ben", False), ("eve", False), ("fay", True)):
-        user: Any = await otp.find_user(name)
+        user: Any = await otp.find_user(f"{name}@old.example")
         assert user.is_active == is_active, name
     assert "plain-one" not in old.report_file.read_text() + result.output
 
