@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, select
@@ -43,12 +44,12 @@ async def catch_up(
             continue
         if device.last_used_at is not None and device.last_used_at > row.imported_at:
             one.reasons.append(USED)
-        elif await _move_on(session, device, one):
+        elif await _move_on(session, device, one, row.imported_at):
             one.reasons.append(MOVED)
     await session.flush()
 
 
-async def _move_on(session: AsyncSession, device: Any, one: Judged) -> bool:
+async def _move_on(session: AsyncSession, device: Any, one: Judged, imported_at: datetime) -> bool:
     """Whether there was anything to catch up with."""
     values = one.brought.values
     if isinstance(device, TOTPDeviceMixin):
@@ -62,15 +63,20 @@ async def _move_on(session: AsyncSession, device: Any, one: Judged) -> bool:
             device.counter = counter
             return True
     elif isinstance(device, StaticDeviceMixin) and one.brought.tokens is not None:
-        return await _forget_spent(session, device, one.brought.tokens)
+        return await _forget_spent(session, device, one.brought.tokens, imported_at)
     return False
 
 
 async def _forget_spent(
-    session: AsyncSession, device: StaticDeviceMixin, left_tokens: Sequence[str]
+    session: AsyncSession,
+    device: StaticDeviceMixin,
+    left_tokens: Sequence[str],
+    imported_at: datetime,
 ) -> bool:
     plain_tokens = [token for token in left_tokens if canonical_static(token) is not None]
     digests = [device.digests(token)[0] for token in plain_tokens]
     tokens: Any = device.__static_token_model__
-    query = delete(tokens).where(tokens.device_id == device.id, tokens.digest.not_in(digests))
+    # What was made here since was never there.
+    brought = tokens.device_id == device.id, tokens.created_at <= imported_at
+    query = delete(tokens).where(*brought, tokens.digest.not_in(digests))
     return bool(list(await session.scalars(query.returning(tokens.id))))

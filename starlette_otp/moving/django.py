@@ -149,7 +149,7 @@ def user_of(row: Any, key: str, username_column: str | None) -> BroughtUser:
     is_active = row.get("is_active", row.get("active", True))
     return BroughtUser(
         row[key],
-        username=str(username or row.get("email") or ""),
+        username=str(username or ""),
         email=str(row.get("email") or ""),
         password_hash=row.get("password") or "",
         is_active=bool(is_active),

@@ -145,6 +145,11 @@ class Writer:
             return []
         noted = []
         unprotected = [one for one in kept if one.is_unprotected]
+        given = await self._plan.record.known(
+            session, [(CODES, str(one.user.key)) for one in unprotected]
+        )
+        # Those whose codes were removed here since get no others by themselves.
+        unprotected = [one for one in unprotected if (CODES, str(one.user.key)) not in given]
         ids = await self._new_ids(session, len(unprotected))
         for one, device_id in zip(unprotected, ids, strict=True):
             made_tokens = [make_token() for _ in range(NUMBER)]

@@ -284,6 +284,15 @@ async def test_who_matches(otp: OTP, old: Old, run: Run, sessions: Sessions, by:
     assert await otp.devices_for_user(ben) == []
 
 
+async def test_an_address_is_no_name(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """Who has no name there is nobody here whose name is their address."""
+    here = await make_user(sessions, "ann@old.example")
+    number = await old.user("ann", username=None, email="ann@old.example")
+    await old.app(number)
+    assert (await run("--users", "match")).exit_code == 3
+    assert await otp.devices_for_user(here) == []
+
+
 async def test_names_that_are_taken(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
     """Nobody takes over the account of who is here, nor do two become one."""
     await make_user(sessions, "ann")
@@ -423,6 +432,26 @@ async def test_catching_up(otp: OTP, old: Old, run: Run, sessions: Sessions) -> 
     assert not await otp.verify_token(user, codes.persistent_id, "abcdefgh")
     (theirs,) = await otp.devices_for_user(other)
     assert theirs.last_t == step - 1
+
+
+async def test_codes_that_were_made_here_since(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, tmp_path: Path
+) -> None:
+    """Catching up leaves them alone; and codes that were given once are not given again."""
+    ann, ben = await old.user("ann"), await old.user("ben")
+    await old.codes(ann, "abcdefgh", "23456789")
+    await old.app(ben, "")
+    given = (*CREATE, "--unprotected", "codes", "--codes-file", str(tmp_path / "codes"))
+    assert (await run(*given)).exit_code == 3
+    user: Any = await otp.find_user("ann")
+    new_codes = await otp.new_recovery_codes(user)
+    other: Any = await otp.find_user("ben")
+    (codes,) = await otp.devices_for_user(other)
+    await otp.remove_device(other, codes.persistent_id)
+    result = await run(*given, "--catch-up")
+    assert result.exit_code == 3, result.output
+    assert await otp.recovery_codes_left(user) == len(new_codes)
+    assert await otp.devices_for_user(other) == []
 
 
 async def many(old: Old, number: int = 40) -> None:
