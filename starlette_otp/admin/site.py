@@ -45,6 +45,7 @@ from starlette_otp.web.body import MAX_BODY
 from starlette_otp.web.notice import failures_before
 from starlette_otp.web.responses import unavailable
 from starlette_otp.web.site import Site
+from starlette_otp.web.trust import is_trusted
 from starlette_otp.web.verdict import verdict_of
 
 
@@ -132,14 +133,8 @@ class OTPAdmin(Admin):
         """
         verdict = verdict_of(request)
         if verdict.device is None and self.accept_trusted_agent and is_staff(verdict.user):
-            return self._is_trusted(request)
+            return is_trusted(request, verdict)
         return verdict.device is not None and is_staff(verdict.user)
-
-    async def _is_trusted(self, request: Request) -> bool:
-        browsers = self.otp.browsers
-        return browsers is not None and bool(
-            (await browsers.of(request, verdict_of(request))).is_trusted
-        )
 
     def is_addable(self, model: type[Any]) -> bool:
         """Whether the site knows how to make a device of this kind."""

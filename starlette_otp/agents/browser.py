@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, cast
 
 from starlette.requests import HTTPConnection, Request
 
 from starlette_otp import clock
 from starlette_otp.agents.cookies import AgentCookies
 from starlette_otp.devices.agents import MOST_DAYS
-from starlette_otp.exceptions import AgentRejected, ConfigurationError, DatabaseUnavailable
+from starlette_otp.exceptions import AgentRejected, DatabaseUnavailable
 from starlette_otp.service.agents import Agents, Known
+from starlette_otp.web.trust import browsers_of
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, verdict_of
 
@@ -243,7 +244,7 @@ async def agent(request: HTTPConnection, user: Any = None) -> Agent:
         DatabaseUnavailable: the database is away.
     """
     verdict = verdict_of(request)
-    browsers = browsers_of(verdict)
+    browsers = _browsers_of(verdict)
     if verdict.away:
         raise DatabaseUnavailable()
     if user is not None:
@@ -267,7 +268,7 @@ async def trust_agent(request: Request, trust_days: float | None = None) -> Agen
         ConfigurationError: the host declares no class with AgentMixin.
         DatabaseUnavailable: the database is away.
     """
-    return await browsers_of(verdict_of(request)).trust(request, trust_days)
+    return await _browsers_of(verdict_of(request)).trust(request, trust_days)
 
 
 async def trust_session(request: Request) -> Agent:
@@ -281,7 +282,7 @@ async def trust_session(request: Request) -> Agent:
         ConfigurationError: the host declares no class with AgentMixin.
         DatabaseUnavailable: the database is away.
     """
-    return await browsers_of(verdict_of(request)).trust_session(request)
+    return await _browsers_of(verdict_of(request)).trust_session(request)
 
 
 async def revoke_agent(request: Request) -> bool:
@@ -294,7 +295,7 @@ async def revoke_agent(request: Request) -> bool:
         ConfigurationError: the host declares no class with AgentMixin.
         DatabaseUnavailable: the database is away.
     """
-    return await browsers_of(verdict_of(request)).revoke(request)
+    return await _browsers_of(verdict_of(request)).revoke(request)
 
 
 async def revoke_other_agents(request: Request) -> int:
@@ -307,7 +308,7 @@ async def revoke_other_agents(request: Request) -> int:
         ConfigurationError: the host declares no class with AgentMixin.
         DatabaseUnavailable: the database is away.
     """
-    return await browsers_of(verdict_of(request)).revoke_others(request)
+    return await _browsers_of(verdict_of(request)).revoke_others(request)
 
 
 def _of_who_may(request: Request) -> Verdict:
@@ -327,18 +328,5 @@ def _of_who_may(request: Request) -> Verdict:
     return verdict
 
 
-def browsers_of(verdict: Verdict) -> TrustedBrowsers:
-    """Those of the request's OTP.
-
-    Raises:
-        ConfigurationError: it has none.
-    """
-    browsers: Any = verdict.otp.browsers
-    if browsers is None:
-        name = verdict.otp.device_model.__name__
-        raise ConfigurationError(
-            f"There are no trusted browsers: declare a class with AgentMixin and "
-            f"__device_model__ = {name}."
-        )
-    found: TrustedBrowsers = browsers
-    return found
+def _browsers_of(verdict: Verdict) -> TrustedBrowsers:
+    return cast(TrustedBrowsers, browsers_of(verdict))

@@ -54,11 +54,3 @@ def refuse_trust(call: Call, wanted: bool) -> None:
     """
     if wanted and (call.transport == "bearer" or call.otp.agents is None):
         raise invalid("trust")
-
-
-def want_trust(call: Call, wanted: bool) -> None:
-    """Let the session that a token has just verified have the trust that was asked for."""
-    agents = call.otp.agents
-    if agents is not None and call.transport == "cookie":
-        by_default = agents.model.trust_session_by_default
-        call.verdict.wants_trust = "agent" if wanted else "session" if by_default else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from starlette_otp.api import models, tokens
-from starlette_otp.api.agents import refuse_trust, want_trust
+from starlette_otp.api.agents import refuse_trust
 from starlette_otp.api.call import Call, Refused
 from starlette_otp.api.shown import session_of
 from starlette_otp.exceptions import DeviceRejected
@@ -14,6 +14,7 @@ from starlette_otp.web.browser import remember
 from starlette_otp.web.login import log_in, log_out, login
 from starlette_otp.web.password import authenticate
 from starlette_otp.web.refusals import DETAILS, NOT_AUTHENTICATED, STATUS
+from starlette_otp.web.trust import stands_for_a_token, want_trust
 from starlette_otp.web.user import attach
 
 _NO_MATCH = "That username and password do not match."
@@ -43,7 +44,7 @@ async def sign_in(call: Call) -> models.Session:
         await otp.tickets.discard(former_token)
         raise Refused(401, "invalid_login", _NO_MATCH)
     token = (body.token or "").strip()
-    if not token and await _is_trusted(call, user):
+    if not token and await stands_for_a_token(request, user):
         await otp.tickets.discard(former_token)
         return await _enter(call, user)
     if await otp.requirement.is_lacking(user) or (otp.password_is_enough and not token):
@@ -57,7 +58,7 @@ async def sign_in(call: Call) -> models.Session:
         await _wait(call, body.username, user, former_token)
         raise await tokens.refused_token(call, attempt, body.device, user)
     await otp.tickets.discard(former_token)
-    want_trust(call, body.trust)
+    want_trust(call.verdict, body.trust)
     return await _enter(call, attach(user, attempt.device))
 
 
@@ -77,7 +78,7 @@ async def verify(call: Call) -> models.Session:
     attempt = await tokens.attempt(call, user, body.token, body.device)
     if attempt.device is None:
         raise await tokens.refused_token(call, attempt, body.device, user if is_waiting else None)
-    want_trust(call, body.trust)
+    want_trust(call.verdict, body.trust)
     if is_waiting:
         held_token = ticket.token_of(call.otp, call.request)
         call.request.session.pop(ticket.TICKET_KEY, None)
@@ -95,16 +96,6 @@ async def verify(call: Call) -> models.Session:
 async def sign_out(call: Call) -> None:
     """Sign out: the session ends, wherever else its token may be."""
     await log_out(call.request)
-
-
-async def _is_trusted(call: Call, user: Any) -> bool:
-    """Whether the browser may stand for a token, which the session then begins by."""
-    otp, verdict = call.otp, call.verdict
-    if not otp.accepts_trusted_agents or otp.browsers is None or call.transport == "bearer":
-        return False
-    found = await otp.browsers.known_to(call.request, verdict, user)
-    verdict.accepted = found if found.is_trusted else None
-    return bool(found.is_trusted)
 
 
 async def _enter(call: Call, user: Any) -> models.Session:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from starlette_otp import clock
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.bases import TableMixin
-from starlette_otp.devices.owner import table_of, user_id_column
+from starlette_otp.devices.owner import owner_column, table_of
 from starlette_otp.devices.sessions import MAX_USER_AGENT
 from starlette_otp.exceptions import ConfigurationError
 
@@ -77,11 +77,7 @@ class AgentMixin(TableMixin):
 
     @declared_attr
     def user_id(cls) -> Mapped[Any]:
-        model = cls.__device_model__.__user_model__
-        if model is not None:
-            return user_id_column(model)
-        column = table_of(cls.__device_model__).c.user_id
-        return mapped_column(column.type, index=True, nullable=False)
+        return owner_column(cls.__device_model__)
 
     @declared_attr
     def device_id(cls) -> Mapped[int | None]:

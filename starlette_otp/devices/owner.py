@@ -61,6 +61,14 @@ def user_id_column(user_model: type[Any]) -> Mapped[Any]:
     return mapped_column(ForeignKey(keys[0], ondelete="CASCADE"), index=True, nullable=False)
 
 
+def owner_column(device_model: Any) -> Mapped[Any]:
+    """The same for a row beside the devices, whose users may live elsewhere."""
+    if device_model.__user_model__ is not None:
+        return user_id_column(device_model.__user_model__)
+    column = table_of(device_model).c.user_id
+    return mapped_column(column.type, index=True, nullable=False)
+
+
 def raw_user_key(user: object, user_model: type[Any] | None) -> object:
     """The user's key as the user has it; None for nobody.
 

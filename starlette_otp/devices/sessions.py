@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from starlette_otp.devices.base import DeviceMixin
 from starlette_otp.devices.bases import TableMixin
 from starlette_otp.devices.endings import end_inactive
-from starlette_otp.devices.owner import table_of, user_id_column
+from starlette_otp.devices.owner import owner_column, table_of
 
 MAX_USER_AGENT = 255
 """Characters that are kept of a browser's name."""
@@ -84,11 +84,7 @@ class OTPSessionMixin(TableMixin):
 
     @declared_attr
     def user_id(cls) -> Mapped[Any]:
-        model = cls.__device_model__.__user_model__
-        if model is not None:
-            return user_id_column(model)
-        column = table_of(cls.__device_model__).c.user_id
-        return mapped_column(column.type, index=True, nullable=False)
+        return owner_column(cls.__device_model__)
 
     @declared_attr
     def device_id(cls) -> Mapped[int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -12,7 +13,7 @@ from starlette_otp.hashers.formats import Check
 NormalForm = Literal["NFC", "NFD", "NFKC", "NFKD"]
 
 
-class ForeignHasher:
+class ForeignHasher(ABC):
     """A hasher of pwdlib's for hashes of another library, of several formats.
 
     A subclass says how a stored hash is checked, how a new one is made, and of what bytes.
@@ -62,15 +63,15 @@ class ForeignHasher:
         return [secret_text.encode() for secret_text in secret_texts]
 
     @classmethod
+    @abstractmethod
     def check_of(cls, stored: str) -> Check | None:
         """What checks a password against a hash; None if it is none of these formats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, secret_bytes: bytes, salt: bytes | None) -> str:
         """A new hash."""
-        raise NotImplementedError
 
-    def take_longer(self, stored: str) -> None:
+    def take_longer(self, stored: str) -> None:  # noqa: B027  # most have nothing to spend
         """Spend the time by which a wrong password was known earlier than of a new hash."""
 
 

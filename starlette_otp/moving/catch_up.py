@@ -13,16 +13,13 @@ from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.locking import locked
 from starlette_otp.devices.static import StaticDeviceMixin, canonical_static
 from starlette_otp.devices.totp import TOTPDeviceMixin
-from starlette_otp.moving.record import Record
 from starlette_otp.moving.rules import Judged
 
 USED = "It was used here since, and stays as it is."
 MOVED = "What was used there since is used here."
 
 
-async def catch_up(
-    session: AsyncSession, device_model: type[Any], record: Record, there: Sequence[Judged]
-) -> None:
+async def catch_up(session: AsyncSession, device_model: type[Any], there: Sequence[Judged]) -> None:
     """Move `last_t` and `counter` forward, and delete tokens spent there; never the other way.
 
     A device that was used here since is left alone: it knows better.
@@ -30,21 +27,19 @@ async def catch_up(
     Args:
         session: in the transaction of a batch.
         device_model: the host's.
-        record: when each was moved.
         there: devices that were moved before, with their old rows as they are now.
     """
-    known = await record.known(session, [(one.brought.table, one.brought.id) for one in there])
     ids = [one.device_id for one in there]
     kinds = device_model.kinds()
     query = select(device_model).where(device_model.id.in_(ids), device_model.kind.in_(kinds))
     devices = {device.id: device for device in await session.scalars(locked(query))}
     for one in there:
-        device, row = devices.get(one.device_id), known[one.brought.table, one.brought.id]
-        if device is None:
+        device, imported_at = devices.get(one.device_id), one.imported_at
+        if device is None or imported_at is None:
             continue
-        if device.last_used_at is not None and device.last_used_at > row.imported_at:
+        if device.last_used_at is not None and device.last_used_at > imported_at:
             one.reasons.append(USED)
-        elif await _move_on(session, device, one, row.imported_at):
+        elif await _move_on(session, device, one, imported_at):
             one.reasons.append(MOVED)
     await session.flush()
 

@@ -121,6 +121,7 @@ class Plan:
                 reasons = [] if found is not None else [_GONE]
                 judged = Judged(device, ALREADY, reasons)
                 judged.device_id = None if found is None else row.device_id
+                judged.imported_at = row.imported_at
             elif target.refusal is not None:
                 judged = Judged(device, REFUSED, [target.refusal])
             else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from starlette_otp import clock, oath
@@ -32,6 +33,7 @@ class Judged:
         device: of ours, not saved, without an owner; None where there is none.
         tokens: of a static device, canonical.
         device_id: of ours, once there is one.
+        imported_at: when an earlier run made it.
     """
 
     brought: BroughtDevice
@@ -40,6 +42,7 @@ class Judged:
     device: Any = None
     tokens: list[str] = field(default_factory=list, repr=False)
     device_id: int | None = None
+    imported_at: datetime | None = None
 
     @property
     def protects(self) -> bool:

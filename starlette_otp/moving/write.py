@@ -65,7 +65,7 @@ class Writer:
         await self._plan.record.add(session, noted)
         if self._options.catch_up:
             there = [pair[0] for pair in moved if pair[0].outcome == ALREADY and pair[0].device_id]
-            await catch_up(session, self._device_model, self._plan.record, there)
+            await catch_up(session, self._device_model, there)
         return planned
 
     async def _write_users(self, session: AsyncSession, kept: Sequence[Planned]) -> list[Any]:

@@ -24,7 +24,7 @@ from starlette_otp.devices.users import (
     with_hash,
 )
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
-from starlette_otp.service.brought import MAX_BROUGHT_LENGTH, BroughtPasswords
+from starlette_otp.service.old_passwords import MAX_BROUGHT_LENGTH, BroughtPasswords
 from starlette_otp.service.passwords import PasswordQueue, Place, is_right
 from starlette_otp.service.transactions import Transactions
 

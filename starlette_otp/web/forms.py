@@ -17,6 +17,7 @@ from starlette_otp.web import ticket
 from starlette_otp.web.base_form import BaseForm, merged
 from starlette_otp.web.journal import client_of
 from starlette_otp.web.password import authenticate, wait_of
+from starlette_otp.web.trust import can_trust, stands_for_a_token, want_trust
 from starlette_otp.web.user import attach
 from starlette_otp.web.verdict import verdict_of
 from starlette_otp.web.ways import Way, ways_of
@@ -155,7 +156,7 @@ class OTPAuthenticationFormMixin:
             device = await self._verify(user, chosen)
         if device is not None:
             self._user = attach(user, device)
-            self._want_trust()
+            want_trust(verdict_of(self._request), self.otp_trust_agent.data)
             return True
         if not self.is_repeated:
             await self._offer(user, chosen)
@@ -164,17 +165,7 @@ class OTPAuthenticationFormMixin:
     @property
     def can_trust(self: Any) -> bool:
         """Whether the box "Trust this browser" can do anything."""
-        verdict = verdict_of(self._request)
-        return verdict.otp.browsers is not None and verdict.bearer is None
-
-    def _want_trust(self: Any) -> None:
-        """Let the session that the token verifies have the trust that was asked for."""
-        if not self.can_trust:
-            return
-        by_default = self.otp.agents.model.trust_session_by_default
-        verdict_of(self._request).wants_trust = (
-            "agent" if self.otp_trust_agent.data else "session" if by_default else None
-        )
+        return can_trust(verdict_of(self._request))
 
     def token_is_missing(self: Any) -> None:
         """Say that no token was typed."""
@@ -321,16 +312,9 @@ class OTPAuthenticationForm(OTPAuthenticationFormMixin, PasswordForm):
     async def _is_trusted(self, user: Any) -> bool:
         """Whether who has typed their password, and no token, trusts this browser."""
         asked = self.otp_token, self.otp_challenge, self.otp_way
-        browsers = self.otp.browsers
-        is_accepted = self.otp.accepts_trusted_agents and self.takes_trust
-        if browsers is None or not is_accepted:
-            return False
         if not self.password.data or any(field.data for field in asked):
             return False
-        verdict = verdict_of(self._request)
-        found = await browsers.known_to(self._request, verdict, user)
-        verdict.accepted = found if found.is_trusted else None
-        return verdict.accepted is not None
+        return self.takes_trust and await stands_for_a_token(self._request, user)
 
     def token_is_missing(self) -> None:
         """Say so, but not to who has typed the password alone, on a page that asked for no more."""

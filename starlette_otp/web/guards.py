@@ -19,7 +19,7 @@ from starlette_otp import clock
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.service.sessions import Found
 from starlette_otp.web.backend import find_session, look_up
-from starlette_otp.web.held import judge, weigh_trust
+from starlette_otp.web.held import judge
 from starlette_otp.web.origin import is_own_origin
 from starlette_otp.web.refusals import (
     ENROLMENT_REQUIRED,
@@ -34,6 +34,7 @@ from starlette_otp.web.refusals import (
 )
 from starlette_otp.web.responses import UNAVAILABLE
 from starlette_otp.web.routing import endpoints
+from starlette_otp.web.trust import is_trusted, weigh_trust
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, show, show_nobody, verdict_of
 
@@ -446,7 +447,7 @@ async def _refusal(conn: HTTPConnection, verdict: Verdict, wanted: Wanted) -> st
         return SESSION_EXPIRED if verdict.is_expired else NOT_AUTHENTICATED
     try:
         if wanted.is_trusted:
-            return None if await _is_trusted(conn, verdict) else NOT_TRUSTED
+            return None if await is_trusted(conn, verdict) else NOT_TRUSTED
         if verdict.device is None:
             return await _refusal_without_device(conn, verdict, wanted)
     except DatabaseUnavailable:
@@ -454,20 +455,11 @@ async def _refusal(conn: HTTPConnection, verdict: Verdict, wanted: Wanted) -> st
     return REVERIFICATION_REQUIRED if is_stale(verdict.verified_at, wanted.max_age) else None
 
 
-async def _is_trusted(conn: HTTPConnection, verdict: Verdict) -> bool:
-    if verdict.otp.browsers is None:
-        raise ConfigurationError(
-            "There are no trusted browsers: declare a class with AgentMixin and "
-            f"__device_model__ = {verdict.otp.device_model.__name__}."
-        )
-    return bool((await verdict.otp.browsers.of(conn, verdict)).is_trusted)
-
-
 async def _refusal_without_device(
     conn: HTTPConnection, verdict: Verdict, wanted: Wanted
 ) -> str | None:
     otp, user = verdict.otp, unwrapped(verdict.user)
-    if wanted.accept_trusted_agent and await _is_trusted(conn, verdict):
+    if wanted.accept_trusted_agent and await is_trusted(conn, verdict):
         return None
     if verdict.amr and not set(wanted.accept_amr).isdisjoint(verdict.amr.split()):
         # It was no device of ours, and is as old as the session.

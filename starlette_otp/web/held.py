@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
 from starlette_otp import clock
 from starlette_otp.exceptions import DatabaseUnavailable
+from starlette_otp.web.trust import weigh_trust
 from starlette_otp.web.user import unwrapped
 from starlette_otp.web.verdict import Verdict, show, show_nobody
 
@@ -34,24 +33,6 @@ async def judge(scope: Scope, verdict: Verdict) -> None:
         show(scope, verdict, scope["auth"].scopes)
     elif verdict.otp.requirement.is_set:
         await _hold_back(scope, verdict)
-
-
-async def weigh_trust(conn: HTTPConnection, verdict: Verdict) -> None:
-    """Say whether the user's trust in their browser stands for a verification.
-
-    Whose session began by it alone is nobody without it.
-
-    Raises:
-        DatabaseUnavailable: the database is away.
-    """
-    otp, is_bound = verdict.otp, verdict.agent_id is not None
-    verdict.by_trust = False
-    if otp.accepts_trusted_agents and (is_bound or otp.password_is_enough):
-        found: Any = otp.browsers and await otp.browsers.of(conn, verdict)
-        is_it = found is not None and verdict.agent_id in (None, found.id)
-        verdict.by_trust = is_it and found.is_trusted
-    if is_bound and not verdict.by_trust:
-        verdict.be_nobody()
 
 
 async def _hold_back(scope: Scope, verdict: Verdict) -> None:

@@ -17,8 +17,8 @@ from starlette_otp import OTP, ConfigurationError, DatabaseUnavailable
 from starlette_otp.devices import users
 from starlette_otp.hashers import DjangoHasher, FlaskSecurityHasher
 from starlette_otp.models import Device, User
-from starlette_otp.service import brought
-from starlette_otp.service.brought import Formats
+from starlette_otp.service import old_passwords
+from starlette_otp.service.old_passwords import Formats
 from tests.api.client import Client, make_api
 from tests.hosts import keep, make_host
 from tests.support import (
@@ -449,7 +449,7 @@ def test_hashers_want_passwords_that_otp_looks_at(sessions: Sessions) -> None:
 
 def test_lengths(otp: OTP, moved: OTP) -> None:
     """Longer passwords are looked at where they may have been brought along."""
-    assert brought.MAX_BROUGHT_LENGTH == 4096
+    assert old_passwords.MAX_BROUGHT_LENGTH == 4096
     for one, length in ((otp, 1024), (moved, 4096)):
         assert one.users.may_be_password("x" * length)
         assert not one.users.may_be_password("x" * (length + 1))
