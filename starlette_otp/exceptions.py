@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import traceback
 from importlib.metadata import PackageNotFoundError, distribution
 from urllib.parse import urlsplit
@@ -164,6 +165,18 @@ def sqlstate_of(exc: BaseException) -> str:
     """PostgreSQL's code of an error, wrapped or not; empty for any other."""
     cause = getattr(exc, "orig", None) or exc
     return str(getattr(cause, "sqlstate", None) or "")
+
+
+def said_by_database(exc: BaseException) -> str:
+    """What a database has against something, in a few words; without the values, which may be
+    somebody's number or address."""
+    said = str(getattr(exc, "orig", None) or exc).partition("\n")[0]
+    said = re.sub(r"^<class '[^']*'>: ", "", said)
+    # What does not fit a type stands behind the colon, and what a trigger says is the host's.
+    state = sqlstate_of(exc)
+    if state.startswith("22"):
+        said = said.partition(": ")[0]
+    return "a trigger refuses it" if state == "P0001" else said
 
 
 def breaks_integrity(exc: BaseException) -> bool:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import String, text
+from sqlalchemy import ForeignKey, String, text
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from starlette.requests import Request
@@ -206,6 +206,17 @@ def unnameable_kind() -> Any:
     return device
 
 
+def table_of_its_own() -> Any:
+    device = make_host().Device
+
+    @hosts.keep
+    class Card(device):
+        __tablename__ = "card"
+        id: Mapped[int] = mapped_column(ForeignKey(device.__table__.c.id), primary_key=True)
+
+    return device
+
+
 @pytest.mark.parametrize(
     ("declare", "named"),
     [
@@ -214,6 +225,7 @@ def unnameable_kind() -> Any:
         (two_of_one_kind, "TOTPDevice and AuthenticatorApp are both of kind 'totp'"),
         (composite_key, "Member has a primary key of 2 columns"),
         (unnameable_kind, "Card"),
+        (table_of_its_own, "Card has a table of its own"),
         (lambda: hosts.int_users(hosts.new_base()), "DeviceMixin"),
     ],
 )

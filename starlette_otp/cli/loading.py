@@ -17,7 +17,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
-from starlette_otp.exceptions import DatabaseUnavailable, OTPError
+from starlette_otp.exceptions import (
+    DatabaseUnavailable,
+    OTPError,
+    said_by_database,
+    sqlstate_of,
+)
 from starlette_otp.otp import OTP
 
 P = ParamSpec("P")
@@ -47,13 +52,11 @@ def in_one_line(exc: BaseException) -> str:
 
 def _refusal(exc: Exception) -> str:
     """What the database said, in one sentence, and what may help."""
-    cause = getattr(exc, "orig", None) or exc
-    said = str(cause).partition("\n")[0].rpartition(">: ")[2]
     help_ = {
         "42P01": " Run `starlette-otp migrate` first, or name your own application with --app.",
         "42P07": " These tables are there already, made by other migrations.",
     }
-    return f"The database says: {said}.{help_.get(getattr(cause, 'sqlstate', None) or '', '')}"
+    return f"The database says: {said_by_database(exc)}.{help_.get(sqlstate_of(exc), '')}"
 
 
 app_option = click.option(

@@ -18,6 +18,7 @@ from starlette_otp.cli.loading import app_option, load_otp, speaking
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.moving.allauth import AllauthSite
 from starlette_otp.moving.brought import BroughtUser, OldSite
+from starlette_otp.moving.catch_up import MOVED, USED
 from starlette_otp.moving.django import DjangoSite
 from starlette_otp.moving.flask_security import FlaskSecuritySite
 from starlette_otp.moving.move import Move
@@ -175,9 +176,12 @@ def _run(given: Mapping[str, Any], open_site: Open) -> None:
         weak_passwords=given["weak_passwords"],
         catch_up=given["catch_up"],
         batch=given["batch"],
+        # The ready-made models get their mailer where the application runs.
+        knows_setup=given["app"] is not None,
     )
     if options.unprotected == "codes" and given["codes_file"] is None:
         raise click.UsageError("--unprotected codes wants a --codes-file.")
+    _check_files(given["settings_file"], given["report_file"], given["codes_file"])
     otp, settings = load_otp(given["app"]), _settings(given["settings_file"])
     with ExitStack() as files:
         report = files.enter_context(_written(given["report_file"], "w+"))
@@ -227,6 +231,10 @@ async def _move(
         with _bar(await site.count()) as tell:
             await move.write(plan, tell)
         click.echo(f"Done: {plan.written} rows are carried over.")
+        for line in plan.told(MOVED, USED):
+            click.echo(line)
+        if plan.refused:
+            click.echo(f"Nothing was written of whom the database refused: {named(plan.refused)}.")
         if tells_users:
             click.echo("Their passwords want OTP(password_hashers=), which hashes them anew.")
         return 0 if plan.is_whole else NOT_ALL
@@ -251,6 +259,13 @@ def _written(path: Path | None, mode: str) -> Iterator[IO[str] | None]:
     os.fchmod(descriptor, 0o600)
     with os.fdopen(descriptor, mode, encoding="utf-8") as file:
         yield file
+
+
+def _check_files(*paths: Path | None) -> None:
+    """One would be written over the other."""
+    resolved = [path.resolve() for path in paths if path is not None]
+    if len(set(resolved)) < len(resolved):
+        raise click.UsageError("--settings, --report and --codes-file are three files.")
 
 
 def _settings(path: Path | None) -> dict[str, Any]:

@@ -21,8 +21,8 @@ def check_declared(device_model: Any) -> None:
     """Refuse a device model that can't work.
 
     Raises:
-        ConfigurationError: a class that is missing, two of one kind, a kind that can't be one, a
-            composite user key; in one sentence.
+        ConfigurationError: a class that is missing, two of one kind, a kind that can't be one or
+            has a table of its own, a composite user key; in one sentence.
     """
     name = getattr(device_model, "__name__", type(device_model).__name__)
     if not isinstance(device_model, type) or not issubclass(device_model, DeviceMixin):
@@ -94,6 +94,11 @@ def _check_kinds(device_model: type[DeviceMixin]) -> None:
             raise ConfigurationError(
                 f"{name} has the kind {kind!r}; a __kind__ is a letter and up to 31 letters, "
                 "digits and marks of a-z, 0-9, '_', '.' and '-'."
+            )
+        if mapper.local_table is not inspect(device_model).local_table:
+            raise ConfigurationError(
+                f"{name} has a table of its own, and all kinds of device are in one: "
+                f"leave out its __tablename__, and its columns are added to those of the devices."
             )
         if kind in seen:
             raise ConfigurationError(

@@ -114,7 +114,12 @@ class SealedSecretMixin(TableMixin):
 
 def digest_of(keyring: Keyring, secret: bytes, owner: str) -> str:
     """What `secret_digest` holds for a secret of this owner's, under the newest key."""
-    return keyring.digests("device secret", f"{owner}\0{secret.hex()}")[0]
+    return digests_of(keyring, secret, owner)[0]
+
+
+def digests_of(keyring: Keyring, secret: bytes, owner: str) -> list[str]:
+    """What `secret_digest` may hold for it, under each key."""
+    return keyring.digests("device secret", f"{owner}\0{secret.hex()}")
 
 
 def seal(device: SealedSecretMixin) -> None:

@@ -42,20 +42,24 @@ class AllauthSite:
         self._old, self.name = old, name
         found = old.references.get((TABLE, "user_id"))
         if found is None:
-            raise ConfigurationError("This database has no tables of django-allauth's mfa.")
+            raise ConfigurationError(
+                f"This database has no tables of django-allauth's mfa in its schema "
+                f"{old.schema!r}; --schema names another."
+            )
+        old.require(TABLE, ("id", "type", "data"))
         self.users_table, self._key = found
         self._username_column = name_column(old, self.users_table, username_column)
         self._settings = settings or {}
-        self._digits = self._number("MFA_TOTP_DIGITS", 6)
-        self._step = self._number("MFA_TOTP_PERIOD", 30)
-        self._tolerance = self._number("MFA_TOTP_TOLERANCE", 0)
-        self._codes = self._number("MFA_RECOVERY_CODE_COUNT", _CODES)
-        self._code_digits = self._number("MFA_RECOVERY_CODE_DIGITS", _CODE_DIGITS)
+        self._digits = self._number("MFA_TOTP_DIGITS", 6, 6, 10)
+        self._step = self._number("MFA_TOTP_PERIOD", 30, 1, 3600)
+        self._tolerance = self._number("MFA_TOTP_TOLERANCE", 0, 0, 100)
+        self._codes = self._number("MFA_RECOVERY_CODE_COUNT", _CODES, 1, 1000)
+        self._code_digits = self._number("MFA_RECOVERY_CODE_DIGITS", _CODE_DIGITS, 1, 100)
 
-    def _number(self, name: str, default: int) -> int:
+    def _number(self, name: str, default: int, least: int, most: int) -> int:
         value = self._settings.get(name, default)
-        if type(value) is not int:
-            raise ConfigurationError(f"--settings: {name} is a number.")
+        if type(value) is not int or not least <= value <= most:
+            raise ConfigurationError(f"--settings: {name} is a number from {least} to {most}.")
         return value
 
     async def count(self) -> int:
@@ -71,7 +75,8 @@ class AllauthSite:
             yield list(users.values())
 
     def _device(self, row: Any) -> BroughtDevice:
-        values = {"created_at": row["created_at"], "last_used_at": row["last_used_at"]}
+        # Its first release had no times.
+        values = {name: row.get(name) for name in ("created_at", "last_used_at")}
         label = f"mfa.authenticator/{row['id']}"
         device = BroughtDevice(TABLE, str(row["id"]), label, row["type"], values=values)
         data = row["data"]

@@ -15,8 +15,10 @@ TOTP, HOTP = "otp_totp_totpdevice", "otp_hotp_hotpdevice"
 STATIC, TOKENS = "otp_static_staticdevice", "otp_static_statictoken"
 EMAIL = "otp_email_emaildevice"
 _KINDS = {TOTP: "totp", HOTP: "hotp", STATIC: "static", EMAIL: "email"}
-_DEVICE = {"id", "user_id", "name", "confirmed"}
-"""The columns that every device of django-otp has."""
+_DEVICE = {"user_id", "name", "confirmed"}
+"""The columns that every device of django-otp has, beside its key."""
+_OURS = {"kind", "sealed_secret", "accepted_digest"}
+"""Columns of our own devices, which may be in the same database."""
 _SHARED = (
     "name",
     "created_at",
@@ -58,8 +60,13 @@ class DjangoSite:
         found = next((reference for reference in references if reference), None)
         if found is None:
             raise ConfigurationError(
-                "This database has no tables of django-otp, whose users could be found."
+                f"This database has no tables of django-otp in its schema {old.schema!r}, whose "
+                "users could be found; --schema names another."
             )
+        for table in known:
+            old.require(table, _DEVICE | ({"key"} if table in (TOTP, HOTP) else set()))
+        if TOKENS in old.columns:
+            old.require(TOKENS, ("device_id", "token"))
         self.users_table, self._key = found
         self._username_column = name_column(old, self.users_table, username_column)
         self._tables = [*known, *self._others()]
@@ -68,14 +75,18 @@ class DjangoSite:
                 raise ConfigurationError(f"--kind {table}: there is no such table of devices.")
 
     def _others(self) -> list[str]:
-        """The tables of devices of other apps."""
+        """The tables of devices of other apps; without a constraint, if they are called so."""
         mine = self.users_table, self._key
+        references = self._old.references
+
+        def is_one(table: str, columns: set[str]) -> bool:
+            if table in _KINDS or not columns >= _DEVICE or columns >= _OURS:
+                return False
+            is_called_so = table.endswith("device") and (table, "user_id") not in references
+            return is_called_so or references.get((table, "user_id")) == mine
+
         return sorted(
-            table
-            for table, columns in self._old.columns.items()
-            if table not in _KINDS
-            and columns >= _DEVICE
-            and self._old.references.get((table, "user_id")) == mine
+            table for table, columns in self._old.columns.items() if is_one(table, columns)
         )
 
     async def count(self) -> int:
@@ -92,24 +103,25 @@ class DjangoSite:
 
     async def _add_devices(self, table: str, users: dict[Any, BroughtUser]) -> None:
         rows = await self._old.of(table, "user_id", users)
-        tokens: dict[Any, list[str]] = defaultdict(list)
+        key, owners = self._old.keys.get(table, "id"), {str(key): users[key] for key in users}
+        tokens: dict[str, list[str]] = defaultdict(list)
         if table == STATIC and rows and TOKENS in self._old.columns:
-            for row in await self._old.of(TOKENS, "device_id", [row["id"] for row in rows]):
-                tokens[row["device_id"]].append(row["token"])
+            for row in await self._old.of(TOKENS, "device_id", [row[key] for row in rows]):
+                tokens[str(row["device_id"])].append(row["token"] or "")
         for row in rows:
-            device = self._device(table, row)
+            device = self._device(table, row, str(row.get(key, "")))
             if table == STATIC:
-                device.tokens = tokens[row["id"]]
-            users[row["user_id"]].devices.append(device)
+                device.tokens = tokens[device.id]
+            owners[str(row["user_id"])].devices.append(device)
 
-    def _device(self, table: str, row: Any) -> BroughtDevice:
+    def _device(self, table: str, row: Any, old_id: str) -> BroughtDevice:
         app, _, model = table.rpartition("_")
         into = self._into.get(table)
         kind = _KINDS.get(table) or (into.kind if into else model.removesuffix("device"))
         own: Sequence[str] = _OWN.get(table, ())
         values = {name: row[name] for name in (*_SHARED, *own) if name in row}
-        label, is_confirmed = f"{app}.{model}/{row['id']}", bool(row["confirmed"])
-        device = BroughtDevice(table, str(row["id"]), label, kind, is_confirmed, values)
+        label, is_confirmed = f"{app}.{model}/{old_id}", bool(row["confirmed"])
+        device = BroughtDevice(table, old_id, label, kind, is_confirmed, values)
         if table in (TOTP, HOTP):
             device.secret, device.refusal = key_of_hex(row["key"])
         elif into is not None:

@@ -21,6 +21,8 @@ from starlette_otp.moving.options import Into
 from starlette_otp.moving.source import Snapshot
 
 _KEY, _CODES = "tf_totp_secret", "mf_recovery_codes"
+_WEBAUTHN = {"credential_id", "public_key", "user_id"}
+"""Columns of the table of security keys, whatever it is called."""
 _MAX_COST = 24
 """Of PBKDF2, as a power of two; passlib takes 14."""
 
@@ -51,12 +53,20 @@ class FlaskSecuritySite:
         table: str = "user",
     ) -> None:
         settings = settings or {}
-        self._old, self.name, self.users_table, self._key = old, name, table, "id"
+        self._old, self.name, self.users_table = old, name, table
+        self._key = old.keys.get(table, "id")
         self._into = into or {}
         if _KEY not in old.columns.get(table, ()):
             raise ConfigurationError(
-                f"This database has no table {table!r} of Flask-Security's, with {_KEY}."
+                f"This database has no table {table!r} of Flask-Security's, with {_KEY}, in its "
+                f"schema {old.schema!r}; --table and --schema name others."
             )
+        old.require(table, (self._key,))
+        self._webauthn = {
+            other: old.references.get((other, "user_id"), (table, self._key))
+            for other, columns in old.columns.items()
+            if columns >= _WEBAUTHN
+        }
         # What people log in by there, unless the site says otherwise.
         by_default = "email" if "email" in old.columns[table] else None
         self._username_column = name_column(old, table, username_column or by_default)
@@ -75,7 +85,15 @@ class FlaskSecuritySite:
     async def users(self, batch: int) -> AsyncIterator[list[BroughtUser]]:
         """All users, `batch` at a time, each with all of their devices."""
         async for rows in self._old.pages(self.users_table, self._key, batch):
-            yield [self._user(row) for row in rows]
+            users = {str(row[self._key]): self._user(row) for row in rows}
+            for table, (its_users, column) in self._webauthn.items():
+                if its_users != self.users_table:
+                    continue
+                owners = {str(row[column]): users[str(row[self._key])] for row in rows}
+                wanted = [row[column] for row in rows if row[column] is not None]
+                for row in await self._old.of(table, "user_id", wanted):
+                    owners[str(row["user_id"])].devices.append(self._security_key(table, row))
+            yield list(users.values())
 
     def _user(self, row: Any) -> BroughtUser:
         user = user_of(row, self._key, self._username_column)
@@ -86,9 +104,21 @@ class FlaskSecuritySite:
             user.devices.append(self._codes(row, str(codes_text)))
         return user
 
+    def _security_key(self, table: str, row: Any) -> BroughtDevice:
+        # One for the first factor was never asked for after a password.
+        is_second = row.get("usage") != "first"
+        old_id = str(row.get(self._old.keys.get(table, "id")))
+        device = BroughtDevice(table, old_id, f"{table}/{old_id}", "webauthn", is_second)
+        device.refusal = "There is no such kind of device here."
+        return device
+
     def _labelled(self, row: Any, column: str, kind: str) -> BroughtDevice:
         label = f"{self.users_table}/{row[self._key]}/{column}"
-        device = BroughtDevice(f"{self.users_table}.{column}", str(row[self._key]), label, kind)
+        table = f"{self.users_table}.{column}"
+        if kind not in ("totp", "static"):
+            # The row is the same whichever method a user has chosen, but it is another device.
+            table += f".{kind}"
+        device = BroughtDevice(table, str(row[self._key]), label, kind)
         made_at = row.get("create_datetime")
         device.values["created_at"] = made_at and _utc(made_at)
         return device

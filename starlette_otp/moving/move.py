@@ -6,12 +6,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from starlette_otp.exceptions import ConfigurationError, SecretUnreadable
+from starlette_otp.exceptions import (
+    ConfigurationError,
+    SecretUnreadable,
+    said_by_database,
+    sqlstate_of,
+)
 from starlette_otp.moving.brought import BroughtUser, OldSite
 from starlette_otp.moving.options import Options
-from starlette_otp.moving.plan import Plan, Planned
+from starlette_otp.moving.plan import Plan, Planned, refused
 from starlette_otp.moving.report import Report
 from starlette_otp.moving.write import Writer
 from starlette_otp.service.enrolment import static_model
@@ -93,8 +99,9 @@ class Move:
         async for users in self._site.users(self._options.batch):
             planned = await self._look(users)
             if counts:
-                claims = (one.target.claim for one in planned)
-                self._plan.people.claims.update(claim for claim in claims if claim is not None)
+                self._plan.people.claims.update(
+                    claim for one in planned for claim in one.target.claims
+                )
             report.add(planned)
         return report
 
@@ -112,11 +119,23 @@ class Move:
             tell: is told how many users were dealt with, after each batch.
         """
         async for users in self._site.users(self._options.batch):
-
-            async def work(
-                session: AsyncSession, users: Sequence[BroughtUser] = users
-            ) -> list[Planned]:
-                return await self._writer.batch(session, users)
-
-            report.add(await self._transactions.write(work))
+            for planned in await self._written(users):
+                report.add(planned)
             tell(len(users))
+
+    async def _written(self, users: Sequence[BroughtUser]) -> list[list[Planned]]:
+        """What became of a batch. One user whom the database refuses does not keep the others
+        out."""
+
+        async def work(session: AsyncSession) -> list[Planned]:
+            return await self._writer.batch(session, users)
+
+        try:
+            return [await self._transactions.write(work)]
+        except DBAPIError as exc:
+            # A value or a constraint of the host's, of which its models do not know.
+            if not sqlstate_of(exc).startswith(("22", "23", "P0001")):
+                raise
+            if len(users) == 1:
+                return [[refused(users[0], f"The database says: {said_by_database(exc)}.")]]
+        return [planned for user in users for planned in await self._written([user])]

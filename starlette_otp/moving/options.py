@@ -32,6 +32,8 @@ class Options:
         weak_passwords: whether MD5 and SHA-1 are carried over.
         catch_up: what was used there since is used here, too.
         batch: users a transaction.
+        knows_setup: whether the application is as it will be, so that a kind which lacks a
+            setting, as mail without a mailer, protects nobody.
     """
 
     users: Literal["same", "match", "create"] = "same"
@@ -44,6 +46,7 @@ class Options:
     weak_passwords: Literal["refuse", "keep"] = "refuse"
     catch_up: bool = False
     batch: int = 500
+    knows_setup: bool = False
 
 
 def parsed_kind(text: str) -> tuple[str, Into]:

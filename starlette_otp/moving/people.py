@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,7 @@ from starlette_otp.devices.owner import convert_key, table_of, user_key_column
 from starlette_otp.devices.users import names_of, normal_name
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.moving.brought import BroughtUser
+from starlette_otp.moving.columns import misfit, unique_of
 from starlette_otp.moving.options import Options
 from starlette_otp.moving.passwords import carried
 
@@ -26,18 +27,18 @@ class Target:
 
     Attributes:
         key: theirs; None of one who is to be made.
-        values: what a new user is made of.
+        row: a new user, not saved.
         email: where they get mail.
-        claim: what makes two brought users one here.
+        claims: what makes two brought users one here.
         refusal: why there is nobody, in a sentence.
         reasons: what is not as it was.
         is_new: they are made by this run.
     """
 
     key: Any = None
-    values: dict[str, Any] = field(default_factory=dict, repr=False)
+    row: Any = field(default=None, repr=False)
     email: str = field(default="", repr=False)
-    claim: Any = None
+    claims: Sequence[Any] = field(default=(), repr=False)
     refusal: str | None = None
     reasons: list[str] = field(default_factory=list)
     is_new: bool = False
@@ -78,6 +79,7 @@ class People:
                     f"--users create: {self.model.__name__} has neither username nor email."
                 )
             self._name = names[0]
+            self._unique = self._unique_attributes()
 
     async def find(
         self, session: AsyncSession, users: Sequence[BroughtUser], moved: Mapping[str, Any]
@@ -117,7 +119,10 @@ class People:
     def _same(self, key: Any, there: Mapping[Any, str]) -> Target:
         if key is None or key not in there:
             return Target(refusal="There is no user with this key here.")
-        return Target(key, email=there[key])
+        # As texts two keys can differ that are one number.
+        twice = "Several users there have the key of one here."
+        refusal = twice if self.claims[key] > 1 else None
+        return Target(key, email=there[key], claims=[key], refusal=refusal)
 
     async def _matching(self, session: AsyncSession, users: Sequence[BroughtUser]) -> list[Target]:
         wanted = {name for user in users for name in self._names(user)}
@@ -139,7 +144,7 @@ class People:
         ((key, address),) = there.values()
         twice = f"Several users there have the {self._name} of one here."
         refusal = twice if self.claims[key] > 1 else None
-        return Target(key, email=address, claim=key, refusal=refusal)
+        return Target(key, email=address, claims=[key], refusal=refusal)
 
     def _names(self, user: BroughtUser) -> list[str]:
         if self._name == "email":
@@ -154,40 +159,91 @@ class People:
         there: Mapping[Any, str],
         moved: Mapping[str, Any],
     ) -> list[Target]:
-        column = getattr(self.model, self._name)
-        names = [self._new_name(user) for user in users]
-        query = select(column).where(column.in_([name for name in names if name]))
-        taken = set(await session.scalars(query))
+        values = [self._values(user) for user in users]
+        taken = await self._taken(session, values)
         targets = []
-        for user, key, name in zip(users, keys, names, strict=True):
+        for user, key, given in zip(users, keys, values, strict=True):
             if str(user.key) in moved:
                 is_gone = key is None or key not in there
                 refusal = GONE if is_gone else None
                 target = Target(key, email=there.get(key, ""), refusal=refusal)
             else:
-                target = self._to_be_made(user, name, taken)
+                target = self._to_be_made(user, given, taken)
             targets.append(target)
         return targets
 
-    def _new_name(self, user: BroughtUser) -> str:
-        return normal_name(user.username or user.email) if self._name == "username" else user.email
+    async def _taken(
+        self, session: AsyncSession, values: Sequence[Mapping[str, Any]]
+    ) -> set[tuple[str, Any]]:
+        """What new users can't have any more, of what no two may have alike."""
+        taken = set()
+        for name in self._unique:
+            wanted = {_claim(name, given[name])[1] for given in values if given[name]}
+            column = getattr(self.model, name)
+            column = func.lower(column) if name == "email" else column
+            found = await session.scalars(select(column).where(column.in_(wanted)))
+            taken |= {(name, value) for value in found}
+        return taken
 
-    def _to_be_made(self, user: BroughtUser, name: str, taken: set[str]) -> Target:
-        if not name or (self._name == "username" and not names_of(name)):
-            return Target(refusal="They have no name that could be one here.")
-        if name in taken:
-            return Target(refusal="There is somebody of this name here already.")
-        if self.claims[name] > 1:
-            return Target(refusal="Several users there would have one name here.")
-        stored_hash, reason = carried(user.password_hash, self._options.weak_passwords == "keep")
+    def _unique_attributes(self) -> list[str]:
+        """What no two users may have alike: their names, and what the host says.
+
+        Raises:
+            ConfigurationError: none of its users can be made of what is brought.
+        """
+        example = self._values(BroughtUser(0, username="name", email="name@site.example"))
+        try:
+            reason = misfit(self.model(**example))
+        except (TypeError, ValueError) as exc:
+            reason = str(exc)
+        if reason is not None:
+            raise ConfigurationError(
+                f"--users create: {self.model.__name__} can't be made: {reason}"
+            )
+        return list(dict.fromkeys([self._name, *unique_of(self.model, example)]))
+
+    def _values(self, user: BroughtUser) -> dict[str, Any]:
+        """What a new user is made of."""
+        stored_hash, _ = carried(user.password_hash, self._options.weak_passwords == "keep")
         values = {
-            "username": name,
+            "username": normal_name(user.username or user.email),
             "email": user.email,
             "password_hash": stored_hash,
             "is_active": user.is_active,
             "is_staff": user.is_staff,
         }
-        known = {attribute.key for attribute in inspect(self.model).all_orm_descriptors}
-        values = {attribute: value for attribute, value in values.items() if attribute in known}
+        mapper = inspect(self.model)
+        if not user.email and "email" in mapper.columns and mapper.columns.email.nullable:
+            values["email"] = None
+        known = {attribute.key for attribute in mapper.all_orm_descriptors}
+        return {attribute: value for attribute, value in values.items() if attribute in known}
+
+    def _to_be_made(
+        self, user: BroughtUser, values: dict[str, Any], taken: Collection[tuple[str, Any]]
+    ) -> Target:
+        name = values[self._name]
+        if not name or (self._name == "username" and not names_of(name)):
+            return Target(refusal="They have no name that could be one here.")
+        claims = [_claim(attribute, values[attribute]) for attribute in self._unique]
+        claims = [claim for claim in claims if claim[1] is not None]
+        for attribute, value in claims:
+            what = "name" if attribute == self._name else attribute
+            if (attribute, value) in taken:
+                return Target(refusal=f"There is somebody of this {what} here already.")
+            if self.claims[attribute, value] > 1:
+                return Target(refusal=f"Several users there would have one {what} here.")
+        _, reason = carried(user.password_hash, self._options.weak_passwords == "keep")
+        try:
+            row = self.model(**values)
+            refusal = misfit(row)
+        except (TypeError, ValueError) as exc:
+            refusal = str(exc)
+        if refusal is not None:
+            return Target(refusal=refusal)
         reasons = [reason] if reason else []
-        return Target(None, values, user.email, name, None, reasons, is_new=True)
+        return Target(None, row, user.email, claims, None, reasons, is_new=True)
+
+
+def _claim(attribute: str, value: Any) -> tuple[str, Any]:
+    """What a new user is the only one to have; addresses of one spelling are one."""
+    return attribute, value.lower() if attribute == "email" and value is not None else value

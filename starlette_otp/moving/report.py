@@ -30,12 +30,14 @@ class Report:
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[str] = Counter()
         self.unprotected: list[BroughtUser] = []
+        self.refused: list[BroughtUser] = []
 
     def forget(self) -> None:
         """Begin anew."""
         self.outcomes.clear()
         self.reasons.clear()
         self.unprotected.clear()
+        self.refused.clear()
         if self._file is not None:
             self._file.seek(0)
             self._file.truncate()
@@ -46,6 +48,8 @@ class Report:
             key = str(planned.user.key)
             if planned.is_unprotected:
                 self.unprotected.append(planned.user)
+            if planned.is_refused:
+                self.refused.append(planned.user)
             is_refused = planned.outcome == REFUSED and planned.user.devices
             if self._tells_users or is_refused or planned.is_left_out:
                 source = f"{self._users_table}/{key}"
@@ -98,12 +102,24 @@ class Report:
                 if self.outcomes[kind, outcome]
             ]
             lines.append(f"{kind}: {', '.join(numbers)}")
-        lines += [f"  {number} x {reason}" for reason, number in sorted(self.reasons.items())]
-        return lines
+        return lines + self.told()
+
+    def told(self, *only: str) -> list[str]:
+        """Why something did not become what it was, in lines; these reasons alone, or all."""
+        return [
+            f"  {number} x {reason}"
+            for reason, number in sorted(self.reasons.items())
+            if not only or reason.partition(": ")[2] in only
+        ]
 
 
 def named(users: list[BroughtUser]) -> str:
     """Users by their names and keys, the first of many."""
-    names = [f"{user.username or user.email} ({user.key})" for user in users[:_NAMED]]
+    names = [f"{_shown(user.username)} ({user.key})".lstrip() for user in users[:_NAMED]]
     more = len(users) - _NAMED
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def _shown(name: str) -> str:
+    # What a terminal would act on, and what would make one line two.
+    return "".join(sign if sign.isprintable() else "?" for sign in name)

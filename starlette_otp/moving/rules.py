@@ -16,10 +16,13 @@ from starlette_otp.devices.email import EmailDeviceMixin, check_address
 from starlette_otp.devices.static import StaticDeviceMixin, canonical_static, chosen_shape
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.moving.brought import BroughtDevice
+from starlette_otp.moving.columns import misfit
 from starlette_otp.moving.options import Options
 
 IMPORTED, PARTLY, SKIPPED, REFUSED, ALREADY = "imported", "partly", "skipped", "refused", "already"
 _MAX_COUNT = 2**31 - 1
+# What a device gets when it is written.
+_LATER = frozenset({"user_id", "sealed_secret", "secret_id", "secret_digest"})
 
 
 @dataclass(slots=True)
@@ -34,6 +37,7 @@ class Judged:
         tokens: of a static device, canonical.
         device_id: of ours, once there is one.
         imported_at: when an earlier run made it.
+        protects: whether it can verify its owner here.
     """
 
     brought: BroughtDevice
@@ -43,12 +47,7 @@ class Judged:
     tokens: list[str] = field(default_factory=list, repr=False)
     device_id: int | None = None
     imported_at: datetime | None = None
-
-    @property
-    def protects(self) -> bool:
-        """Whether it can verify its owner here."""
-        is_usable = self.outcome in (IMPORTED, PARTLY) and self.brought.confirmed
-        return is_usable and not (self.brought.tokens is not None and not self.tokens)
+    protects: bool = False
 
 
 def judge(
@@ -80,6 +79,10 @@ def judge(
     judged = Judged(brought, IMPORTED, reasons, device)
     if isinstance(device, StaticDeviceMixin):
         _take_tokens(judged, device)
+    judged.protects = brought.confirmed and not (brought.tokens is not None and not judged.tokens)
+    if options.knows_setup and (missing := model.missing_setting()) is not None:
+        judged.protects = False
+        reasons.append(missing)
     return judged
 
 
@@ -106,6 +109,8 @@ def _made(
             raise ValueError("It has no address, and neither has its owner.")
         check_address(values["email"] or address)
     device = model(**values)
+    if (reason := misfit(device, _LATER)) is not None:
+        raise ValueError(reason)
     if brought.secret is not None:
         device.secret = brought.secret
     if isinstance(device, TOTPDeviceMixin):

@@ -25,6 +25,14 @@ _REFERENCES = """
     JOIN pg_attribute fa ON fa.attrelid = k.confrelid AND fa.attnum = k.confkey[1]
     WHERE k.contype = 'f' AND cardinality(k.conkey) = 1 AND n.nspname = $1
 """
+_KEYS = """
+    SELECT c.relname AS "table", a.attname AS "column"
+    FROM pg_constraint k
+    JOIN pg_class c ON c.oid = k.conrelid
+    JOIN pg_namespace n ON n.oid = c.relnamespace
+    JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = k.conkey[1]
+    WHERE k.contype = 'p' AND cardinality(k.conkey) = 1 AND n.nspname = $1
+"""
 
 
 class Snapshot:
@@ -32,21 +40,35 @@ class Snapshot:
 
     Attributes:
         columns: of each table.
+        keys: the primary key of each table that has one of a single column.
         references: for table and column of each foreign key, the table and key that it names.
     """
 
     def __init__(self, connection: Any, schema: str) -> None:
         self._connection = connection
-        self._schema = schema
+        self.schema = schema
         self.columns: dict[str, set[str]] = {}
+        self.keys: dict[str, str] = {}
         self.references: dict[tuple[str, str], tuple[str, str]] = {}
 
     async def look(self) -> None:
         """Find out which tables there are."""
-        for row in await self._connection.fetch(_COLUMNS, self._schema):
+        for row in await self._connection.fetch(_COLUMNS, self.schema):
             self.columns.setdefault(row["table_name"], set()).add(row["column_name"])
-        for row in await self._connection.fetch(_REFERENCES, self._schema):
+        for row in await self._connection.fetch(_KEYS, self.schema):
+            self.keys[row["table"]] = row["column"]
+        for row in await self._connection.fetch(_REFERENCES, self.schema):
             self.references[row["table"], row["column"]] = row["to"], row["key"]
+
+    def require(self, table: str, columns: Iterable[str]) -> None:
+        """Refuse a table that lacks what it is read for.
+
+        Raises:
+            ConfigurationError: it has no such column.
+        """
+        missing = sorted(set(columns) - self.columns.get(table, set()))
+        if missing:
+            raise ConfigurationError(f"The table {table} there has no {', '.join(missing)}.")
 
     async def count(self, table: str) -> int:
         """How many rows a table has."""
@@ -66,19 +88,21 @@ class Snapshot:
             yield rows
             after, values = f"WHERE {column} > $1", [rows[-1][key]]
 
-    async def of(
-        self, table: str, column: str, keys: Iterable[Any], order: str = "id"
-    ) -> Sequence[Any]:
-        """The rows of a table in which a column has one of these values."""
+    async def of(self, table: str, column: str, keys: Iterable[Any]) -> Sequence[Any]:
+        """The rows of a table in which a column has one of these values, in their order."""
+        name, values = _quoted(column), list(keys)
+        if (table, column) not in self.references:
+            # Nothing says that it is of the keys' type.
+            name, values = f"{name}::text", [str(key) for key in values]
         query = (
-            f"SELECT * FROM {self._named(table)} WHERE {_quoted(column)} = ANY($1) "  # noqa: S608
-            f"ORDER BY {_quoted(order)}"
+            f"SELECT * FROM {self._named(table)} WHERE {name} = ANY($1) "  # noqa: S608
+            f"ORDER BY {_quoted(self.keys.get(table, column))}"
         )
-        rows: Sequence[Any] = await self._connection.fetch(query, list(keys))
+        rows: Sequence[Any] = await self._connection.fetch(query, values)
         return rows
 
     def _named(self, table: str) -> str:
-        return f"{_quoted(self._schema)}.{_quoted(table)}"
+        return f"{_quoted(self.schema)}.{_quoted(table)}"
 
 
 @asynccontextmanager

@@ -15,14 +15,13 @@ from starlette_otp.devices.sealing import seal
 from starlette_otp.devices.static import StaticDeviceMixin, make_token
 from starlette_otp.moving.brought import BroughtUser
 from starlette_otp.moving.catch_up import catch_up
+from starlette_otp.moving.columns import values_of
 from starlette_otp.moving.options import Options
 from starlette_otp.moving.plan import Plan, Planned
+from starlette_otp.moving.record import CODES, INACTIVE, WAITING
 from starlette_otp.moving.rules import ALREADY, IMPORTED, PARTLY, Judged
 from starlette_otp.service.enrolment import RECOVERY_CODES, static_model
 from starlette_otp.service.recovery_codes import NUMBER
-
-CODES = "otp_import_codes"
-"""The table, of none, under which it is recorded that a user was given recovery codes."""
 
 
 class Writer:
@@ -56,11 +55,14 @@ class Writer:
         planned = await self._plan.of(session, users)
         kept = [one for one in planned if one.target.refusal is None and not one.is_left_out]
         noted = await self._write_users(session, kept)
+        noted += await self._deactivate(session, [one for one in kept if one.is_unprotected])
         moved = [(judged, one.target.key) for one in kept for judged in one.devices]
         new = [pair for pair in moved if pair[0].outcome in (IMPORTED, PARTLY)]
         await self._write_devices(session, new)
         for judged, key in new:
-            noted.append((judged.brought.table, judged.brought.id, judged.device_id, key))
+            brought = judged.brought
+            table = brought.table if brought.confirmed else WAITING.format(brought.table)
+            noted.append((table, brought.id, judged.device_id, key))
         noted += await self._give_codes(session, kept)
         await self._plan.record.add(session, noted)
         if self._options.catch_up:
@@ -69,53 +71,49 @@ class Writer:
         return planned
 
     async def _write_users(self, session: AsyncSession, kept: Sequence[Planned]) -> list[Any]:
-        """Make users who are to be made, and let none in who would be unprotected."""
+        """Make users who are to be made."""
         new = [one for one in kept if one.target.is_new]
-        deactivates = self._options.unprotected == "deactivate"
-        rows = []
-        for one in new:
-            values = dict(one.target.values)
-            if one.is_unprotected and deactivates:
-                values["is_active"] = False
-            rows.append(self._plan.people.model(**values))
-        session.add_all(rows)
+        session.add_all([one.target.row for one in new])
         await session.flush()
-        for one, row in zip(new, rows, strict=True):
-            one.target.key = inspect(row).identity[0]
-        if deactivates:
-            await self._deactivate(session, [one for one in kept if one.is_unprotected])
+        for one in new:
+            one.target.key = inspect(one.target.row).identity[0]
         return [(self._users_table, str(one.user.key), None, one.target.key) for one in new]
 
-    async def _deactivate(self, session: AsyncSession, unprotected: Sequence[Planned]) -> None:
+    async def _deactivate(self, session: AsyncSession, unprotected: Sequence[Planned]) -> list[Any]:
+        """Let none in who would be unprotected, if the operator wants that."""
+        if self._options.unprotected != "deactivate":
+            return []
         model = self._plan.people.model
+        unprotected = await self._not_yet(session, INACTIVE, unprotected)
         keys = [one.target.key for one in unprotected]
         if keys:
             mine = user_key_column(model).in_(keys)
             query = update(model).where(mine).values(is_active=False)
             await session.execute(query, execution_options={"synchronize_session": False})
+        return [(INACTIVE, str(one.user.key), None, one.target.key) for one in unprotected]
+
+    async def _not_yet(
+        self, session: AsyncSession, what: str, unprotected: Sequence[Planned]
+    ) -> list[Planned]:
+        """For whom an earlier run has not done this: what became of it since is the host's."""
+        rows = [(what, str(one.user.key)) for one in unprotected]
+        done = await self._plan.record.known(session, rows)
+        return [one for one in unprotected if (what, str(one.user.key)) not in done]
 
     async def _write_devices(
         self, session: AsyncSession, new: Sequence[tuple[Judged, Any]]
     ) -> None:
-        """Insert devices and their tokens; those of kinds with a table of their own by the ORM."""
+        """Insert devices and their tokens."""
         table = table_of(self._device_model)
-        plain = [pair for pair in new if inspect(type(pair[0].device)).local_table is table]
-        others = [pair for pair in new if inspect(type(pair[0].device)).local_table is not table]
-        for judged, key in others:
-            judged.device.user_id = key
-            session.add(judged.device)
-        await session.flush()
-        for judged, _ in others:
-            judged.device_id = judged.device.id
-        ids = await self._new_ids(session, len(plain))
+        ids = await self._new_ids(session, len(new))
         rows: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
         tokens: list[dict[str, Any]] = []
-        for (judged, key), device_id in zip(plain, ids, strict=True):
+        for (judged, key), device_id in zip(new, ids, strict=True):
             device = judged.device
             device.user_id, judged.device_id = key, device_id
             tokens += token_rows(device, device_id, judged.tokens)
             seal(device)
-            row = {"id": device_id, **_columns_of(device)}
+            row = _row_of(device, device_id)
             rows[tuple(row)].append(row)
         for alike in rows.values():
             await self._insert(session, table, alike)
@@ -145,11 +143,7 @@ class Writer:
             return []
         noted = []
         unprotected = [one for one in kept if one.is_unprotected]
-        given = await self._plan.record.known(
-            session, [(CODES, str(one.user.key)) for one in unprotected]
-        )
-        # Those whose codes were removed here since get no others by themselves.
-        unprotected = [one for one in unprotected if (CODES, str(one.user.key)) not in given]
+        unprotected = await self._not_yet(session, CODES, unprotected)
         ids = await self._new_ids(session, len(unprotected))
         for one, device_id in zip(unprotected, ids, strict=True):
             made_tokens = [make_token() for _ in range(NUMBER)]
@@ -159,7 +153,7 @@ class Writer:
             rows = token_rows(device, device_id, made_tokens)
             seal(device)
             table = table_of(self._device_model)
-            await self._insert(session, table, [{"id": device_id, **_columns_of(device)}])
+            await self._insert(session, table, [_row_of(device, device_id)])
             await self._insert(session, table_of(self._tokens), rows)
             self._keep_codes(one.user, made_tokens)
             noted.append((CODES, str(one.user.key), device_id, one.target.key))
@@ -176,12 +170,8 @@ def token_rows(device: Any, device_id: int, tokens: Sequence[str]) -> list[dict[
     return [{"device_id": device_id, "digest": digest, "created_at": now} for digest in digests]
 
 
-def _columns_of(device: Any) -> dict[str, Any]:
+def _row_of(device: Any, device_id: int) -> dict[str, Any]:
     """What of a device is set, by its columns."""
-    set_ = vars(device)
     attributes = inspect(type(device)).column_attrs
-    return {
-        attribute.columns[0].key: set_[attribute.key]
-        for attribute in attributes
-        if attribute.key in set_ and attribute.key != "id"
-    }
+    values = {attributes[name].columns[0].key: value for name, value in values_of(device).items()}
+    return {**values, "id": device_id}

@@ -1,12 +1,16 @@
 """A small Django site of our own: its tables, as far as a move reads them, and rows for them."""
 
 import json
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+from click.testing import Result
 
+Run = Callable[..., Awaitable[Result]]
+CREATE = ("--users", "create")
 KEY = "3132333435363738393031323334353637383930"
 OTHER_KEY = "3938373635343332313039383736353433323130"
 TABLES = """
@@ -88,7 +92,7 @@ class Old:
     async def app(self, user: Any, key: str = KEY, **values: Any) -> int:
         return await self.add("otp_totp_totpdevice", user_id=user, key=key, **values)
 
-    async def codes(self, user: Any, *tokens: str, **values: Any) -> int:
+    async def codes(self, user: Any, *tokens: str | None, **values: Any) -> int:
         device = await self.add("otp_static_staticdevice", user_id=user, **values)
         for token in tokens:
             await self.add("otp_static_statictoken", device_id=device, token=token)

@@ -8,14 +8,13 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 from sqlalchemy import MetaData, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -24,34 +23,9 @@ from starlette_otp.cli import main
 from starlette_otp.devices.users import hash_password
 from starlette_otp.models import Base, Device, StaticToken, TOTPDevice, User
 from starlette_otp.moving import include_name
-from tests.moving.old import KEY, OTHER_KEY, Old, at
+from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run, at
 from tests.support import OTHER_KEY as OTHER_SECRET_KEY
 from tests.support import PASSWORD, SECRET_KEY, Sessions, make_static, make_totp, make_user
-
-Run = Callable[..., Awaitable[Result]]
-CREATE = ("--users", "create")
-
-
-@pytest.fixture
-async def old(empty_url: str, tmp_path: Path) -> Old:
-    site = Old(empty_url, tmp_path)
-    await site.make()
-    return site
-
-
-@pytest.fixture
-def run(old: Old, database_url: str) -> Run:
-    """import-django, as the shell runs it."""
-
-    async def run(
-        *options: str, command: str = "import-django", yes: bool = True, **env: str
-    ) -> Result:
-        given = {"DATABASE_URL": database_url, "SECRET_KEY": SECRET_KEY, **env}
-        arguments = [command, "--from", old.url, "--report", str(old.report_file), *options]
-        arguments += ["--yes"] if yes else []
-        return await asyncio.to_thread(CliRunner().invoke, main, arguments, input="n\n", env=given)
-
-    return run
 
 
 async def all_rows(sessions: Sessions) -> list[str]:

@@ -174,3 +174,66 @@ async def test_two_factor_is_django(
     line = old.report()[f"two_factor.phonedevice/{number}"]
     # A number is no address: the kind's own rule.
     assert (line["outcome"], "mail address" in line["reason"]) == ("refused", True)
+
+
+async def test_older_allauth(otp: OTP, old: Old, sessions: Sessions, database_url: str) -> None:
+    """Whose table had no times; and settings that no site can have had."""
+    await old.run(ALLAUTH)
+    await old.run("ALTER TABLE mfa_authenticator DROP created_at, DROP last_used_at")
+    await old.add("auth_user", id=1, username="ann")
+    app = json.dumps({"secret": base64.b32encode(SECRET).decode()})
+    await old.add("mfa_authenticator", user_id=1, type="totp", data=app)
+    settings = old.report_file.parent / "settings"
+    settings.write_text('{"MFA_TOTP_PERIOD": 0}')
+    result = await run(old, database_url, "import-allauth", "--settings", str(settings))
+    said = "MFA_TOTP_PERIOD is a number from 1 to 3600"
+    assert (result.exit_code, said in result.output) == (1, True), result.output
+    result = await run(old, database_url, "import-allauth")
+    assert result.exit_code == 0, result.output
+    (device,) = await otp.devices_for_user(await otp.find_user("ann"))
+    assert (device.secret, device.last_t) == (SECRET, -1)
+
+
+WEBAUTHN = """
+CREATE TABLE {table} (id int PRIMARY KEY, credential_id bytea, public_key bytea, usage varchar(64),
+    name varchar(64), user_id int REFERENCES "user")
+"""
+
+
+@pytest.mark.parametrize("table", ["webauthn", "web_authn"])
+async def test_security_keys_of_flask_security(
+    otp: OTP, old: Old, sessions: Sessions, database_url: str, table: str
+) -> None:
+    """Who had one for a second factor is named; one for the first was none."""
+    await old.run(FLASK + ";" + WEBAUTHN.format(table=table))
+    settings = old.report_file.parent / "settings"
+    settings.write_text('{"SECURITY_TOTP_SECRETS": {"1": "site secret"}}')
+    for number, (name, usage) in enumerate((("ann", "secondary"), ("ben", "first")), 1):
+        await old.add('"user"', id=number, email=f"{name}@old.example")
+        await old.add(table, id=number, user_id=number, usage=usage)
+    options = ("--settings", str(settings))
+    result = await run(old, database_url, "import-flask-security", *options)
+    assert (result.exit_code, "here: ann@old.example (1)." in result.output) == (1, True)
+    options += ("--unprotected", "skip")
+    assert (await run(old, database_url, "import-flask-security", *options)).exit_code == 3
+    assert old.outcomes[f"{table}/1"] == "refused"
+    assert await otp.find_user("ann@old.example") is None
+    assert await otp.find_user("ben@old.example") is not None
+
+
+async def test_another_method_at_flask_security(
+    otp: OTP, old: Old, sessions: Sessions, database_url: str
+) -> None:
+    """One row for whichever method: another one since is another device."""
+    await old.run(FLASK)
+    settings = old.report_file.parent / "settings"
+    settings.write_text('{"SECURITY_TOTP_SECRETS": {"1": "site secret"}}')
+    app = {"tf_primary_method": "authenticator", "tf_totp_secret": sealed("site secret")}
+    await old.add('"user"', id=1, email="ann@old.example", **app)
+    options = ("--settings", str(settings))
+    assert (await run(old, database_url, "import-flask-security", *options)).exit_code == 0
+    await old.run("UPDATE \"user\" SET tf_primary_method = 'email'")
+    result = await run(old, database_url, "import-flask-security", *options)
+    assert result.exit_code == 0, result.output
+    devices = await otp.devices_for_user(await otp.find_user("ann@old.example"))
+    assert [device.kind for device in devices] == ["totp", "email"]

@@ -1,0 +1,253 @@
+"""What the application's own columns and constraints refuse: told before anything is written, or,
+where only the database knows of it, of one user and not of a batch."""
+
+import uuid
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from starlette_otp import OTP
+from starlette_otp.models import Device, User
+from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run
+from tests.support import SECRET_KEY, Sessions, make_user
+
+HOST = """
+import os
+from sqlalchemy import Index, MetaData, String, func
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.pool import NullPool
+from starlette_otp import OTP
+from starlette_otp.devices import *
+
+class Base(DeclarativeBase):
+    metadata = MetaData(schema="club")
+
+class Person(Base):
+    __tablename__ = "person"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    username: Mapped[str] = mapped_column(unique=True)
+    email: Mapped[str | None] = mapped_column(String(30), {unique})
+    password_hash: Mapped[str] = mapped_column(default="")
+    {more}
+
+class Device(DeviceMixin, Base):
+    __user_model__ = Person
+    {column}
+
+class TOTPDevice(TOTPDeviceMixin, Device): ...
+
+class EmailDevice(EmailDeviceMixin, Device): ...
+
+class SMSDevice(SideChannelDeviceMixin, Device):
+    number: Mapped[str | None] = mapped_column(String(12))
+    turns: Mapped[int | None]
+    async def deliver(self, token, **context): ...
+
+class OTPSession(OTPSessionMixin, Base):
+    __device_model__ = Device
+
+engine = create_async_engine(os.environ["HOST_DATABASE"], poolclass=NullPool)
+otp = OTP(async_sessionmaker(engine), Device, secret_key=os.environ["HOST_KEY"])
+"""
+
+
+class Host:
+    """An application of its own, with columns as a test wants them."""
+
+    def __init__(self, folder: Path, url: str, engine: AsyncEngine) -> None:
+        self._folder, self._url, self._engine = folder, url, engine
+
+    async def make(
+        self, monkeypatch: pytest.MonkeyPatch, unique: str = "", more: str = "", column: str = ""
+    ) -> tuple[tuple[str, str], dict[str, str]]:
+        """The option and the environment that a command wants for it."""
+        name = f"host_{uuid.uuid4().hex}"
+        source = HOST.replace("{unique}", unique).replace("{more}", more)
+        (self._folder / f"{name}.py").write_text(source.replace("{column}", column))
+        monkeypatch.syspath_prepend(self._folder)
+        env = {"HOST_DATABASE": self._url, "HOST_KEY": SECRET_KEY}
+        for variable, value in env.items():
+            monkeypatch.setenv(variable, value)
+        module = __import__(name)
+        async with self._engine.begin() as connection:
+            await connection.execute(text("CREATE SCHEMA club"))
+            await connection.run_sync(module.Base.metadata.create_all)
+        return ("--app", f"{name}:otp"), env
+
+    async def names(self) -> list[str]:
+        async with self._engine.connect() as connection:
+            found = await connection.execute(text("SELECT username FROM club.person ORDER BY 1"))
+            return list(found.scalars())
+
+
+@pytest.fixture
+def host(engine: AsyncEngine, database_url: str, tmp_path: Path) -> Host:
+    return Host(tmp_path, database_url, engine)
+
+
+async def names(sessions: Sessions) -> list[str]:
+    async with sessions() as session:
+        return list(await session.scalars(select(User.username).order_by(User.username)))
+
+
+async def test_too_long_for_a_column(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """One user is refused, and told of before any batch is written."""
+    await old.run("ALTER TABLE auth_user ALTER email TYPE text")
+    for name, email in (("ann", "a@b.example"), ("ben", 300 * "b"), ("cat", "c@d.example")):
+        await old.app(await old.user(name, email=email))
+    result = await run(*CREATE, "--batch", "1", "--dry-run")
+    assert result.exit_code == 3, result.output
+    assert "The email has more than 254 characters." in result.output
+    assert (await run(*CREATE, "--batch", "1")).exit_code == 3
+    assert await names(sessions) == ["ann", "cat"]
+
+
+async def test_what_only_the_database_knows(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, engine: AsyncEngine
+) -> None:
+    """A constraint that no model declares: the others of the batch come, and who does not is
+    named."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text("ALTER TABLE otp_user ADD CONSTRAINT no_ben CHECK (username <> 'ben')")
+        )
+    for name in ("ann", "ben", "cat"):
+        await old.app(await old.user(name))
+    result = await run(*CREATE)
+    assert result.exit_code == 3, result.output
+    assert "whom the database refused: ben (3)" in result.output
+    assert "no_ben" in old.report()["auth_user/3"]["reason"]
+    assert await names(sessions) == ["ann", "cat"]
+    async with sessions() as session:
+        assert await session.scalar(select(func.count()).select_from(Device)) == 2
+    async with engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE otp_user DROP CONSTRAINT no_ben"))
+    result = await run(*CREATE)
+    assert result.exit_code == 0, result.output
+    assert await names(sessions) == ["ann", "ben", "cat"]
+
+
+@pytest.mark.parametrize("unique", ["unique=True", ""], ids=["column", "index"])
+async def test_addresses_that_are_unique_here(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch, unique: str
+) -> None:
+    """Two of one address would be refused by the host's table: neither comes; none is no address
+    and no clash."""
+    index = '__table_args__ = (Index("one_address", func.lower(email), unique=True),)'
+    app, env = await host.make(monkeypatch, unique, "" if unique else index)
+    for name, email in (("ann", "a@b.example"), ("ben", "a@b.example"), ("cat", None)):
+        await old.app(await old.user(name, email=email))
+    await old.app(await old.user("dan", email=None))
+    result = await run(*CREATE, *app, "--batch", "1", **env)
+    assert result.exit_code == 3, result.output
+    assert "Several users there would have one email here." in result.output
+    assert await host.names() == ["cat", "dan"]
+
+
+MISSING = {
+    "column": ("nick: Mapped[str]", "Person.nick is missing"),
+    "constructor": ("def __init__(self, nick, **values): super().__init__(**values)", "'nick'"),
+}
+
+
+@pytest.mark.parametrize(("more", "said"), MISSING.values(), ids=MISSING)
+async def test_users_who_want_more(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch, more: str, said: str
+) -> None:
+    """Users that can't be made of what there is: one sentence."""
+    app, env = await host.make(monkeypatch, more=more)
+    await old.app(await old.user("ann"))
+    result = await run(*CREATE, *app, **env)
+    assert (result.exit_code, said in result.output) == (1, True), result.output
+    assert "Traceback" not in result.output
+
+
+async def test_columns_of_a_kind(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number that is too long, or no number: its owner is named, the number is not."""
+    app, env = await host.make(monkeypatch)
+    ann = await old.user("ann")
+    await old.add("otp_twilio_twiliosmsdevice", user_id=ann, number="+1555555010099")
+    for into, reason in (("number", "more than 12 characters"), ("number=turns", "is no number")):
+        kind = ("--kind", f"otp_twilio_twiliosmsdevice=sms:{into}")
+        result = await run(*CREATE, *app, *kind, **env)
+        assert (result.exit_code, reason in result.output) == (1, True), result.output
+        assert "here: ann (1)" in result.output
+        assert "+1555" not in result.output + old.report_file.read_text()
+
+
+async def test_a_column_of_all_devices(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That can't be empty, and nobody fills."""
+    app, env = await host.make(monkeypatch, column="club: Mapped[str]")
+    await old.app(await old.user("ann"))
+    result = await run(*CREATE, *app, **env)
+    assert (result.exit_code, "TOTPDevice.club is missing" in result.output) == (1, True)
+
+
+async def test_mail_without_a_mailer(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It protects nobody in an application that can't send any."""
+    app, env = await host.make(monkeypatch)
+    await old.add("otp_email_emaildevice", user_id=await old.user("ann", email="a@b.example"))
+    result = await run(*CREATE, *app, **env)
+    assert (result.exit_code, "here: ann (1)" in result.output) == (1, True), result.output
+    assert "EmailDevice has no mailer" in result.output
+
+
+async def test_keys_of_one_spelling(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """Texts there that are one number here are two users there: neither is this one."""
+    user = await make_user(sessions, "ann")
+    await old.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await old.make("people", "varchar(20)")
+    for key, secret in ((str(user.id), KEY), (f"0{user.id}", OTHER_KEY)):
+        await old.app(await old.user(f"ann{key}", id=key), secret, id=int(secret[:2]))
+    result = await run()
+    assert (result.exit_code, "key of one here" in result.output) == (3, True), result.output
+    assert await otp.devices_for_user(user) == []
+
+
+async def test_tables_without_constraints(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """A device whose owner no foreign key names, with a key of another name, is a factor, too."""
+    await old.run(
+        "CREATE TABLE shop_pagerdevice (serial int PRIMARY KEY, user_id text, name text, "
+        "confirmed bool)"
+    )
+    ann = await old.user("ann")
+    await old.run("INSERT INTO shop_pagerdevice VALUES (7, $1, 'Pager', true)", str(ann))
+    result = await run(*CREATE)
+    assert (result.exit_code, f"here: ann ({ann})" in result.output) == (1, True), result.output
+    assert old.outcomes["shop.pagerdevice/7"] == "refused"
+
+
+async def test_tokens_that_are_none(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """A token that is NULL is one that is gone."""
+    await old.codes(await old.user("ann"), "abcdefgh", None)
+    result = await run(*CREATE)
+    assert (result.exit_code, "and are gone: 1." in result.output) == (3, True), result.output
+
+
+async def test_files_that_are_one(otp: OTP, old: Old, run: Run, tmp_path: Path) -> None:
+    """Codes would be written over the report."""
+    given = ("--unprotected", "codes", "--codes-file", str(old.report_file))
+    assert (await run(*CREATE, *given)).exit_code == 2
+
+
+async def test_names_that_a_terminal_would_act_on(
+    otp: OTP, old: Old, run: Run, sessions: Sessions
+) -> None:
+    """Are shown without that; and a site's name may have a slash."""
+    await old.app(await old.user("ann\x1b[2J\nDone"), "")
+    await old.app(await old.user("ben"))
+    result = await run(*CREATE, "--name", "club/north")
+    assert "here: ann?[2J?Done (1)" in result.output
+    given = (*CREATE, "--name", "club/north", "--unprotected", "skip")
+    for outcome in ("imported", "already"):
+        assert (await run(*given)).exit_code == 3
+        assert old.outcomes["otp_totp.totpdevice/4"] == outcome
