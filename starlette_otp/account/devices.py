@@ -17,6 +17,7 @@ from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.policies import CooldownMixin, VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.devices.users import called
 from starlette_otp.devices.words import plain_name, with_destination
 from starlette_otp.exceptions import (
     DeviceRejected,
@@ -316,7 +317,7 @@ def show_confirm(view: AccountView, request: Request, form: ConfirmForm, device:
         form.name.data = device.name
     if isinstance(device, OTPAuthMixin) and device.enrollable and is_from_here(request, device):
         # A QR code holds some 2,000 characters, and each of a name may take twelve.
-        account = str(getattr(user, "username", "") or getattr(user, "display_name", ""))[:64]
+        account = called(user)[:64]
         app: Any = device
         try:
             url, key = app.config_url(account), qr.grouped(app.secret)

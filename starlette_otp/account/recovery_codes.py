@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette_otp.account.base import AccountView, site_of, user_of
 from starlette_otp.account.forms import CodesForm
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.devices.users import called
 from starlette_otp.service.enrolment import static_models
 from starlette_otp.service.notices import FEW_CODES
 from starlette_otp.web.urls import folder, way
@@ -33,7 +34,7 @@ async def show_new_codes(view: AccountView, request: Request, is_first: bool = F
     """The page with new codes: they are shown by it alone, and count once it was answered."""
     has_old = not is_first and await codes_left(request)
     device, codes = await site_of(request).recovery_codes.prepare(user_of(request))
-    text = f"Recovery codes of {user_of(request).display_name} for {request.url.netloc}\n"
+    text = f"Recovery codes of {called(user_of(request))} for {request.url.netloc}\n"
     text += "Each is good for signing in once.\n\n" + "".join(f"{code}\n" for code in codes)
     return view.render(
         request,

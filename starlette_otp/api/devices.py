@@ -21,6 +21,7 @@ from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.owner import is_clean_text
 from starlette_otp.devices.policies import VerificationFailure
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.devices.users import called
 from starlette_otp.devices.words import plain_name, shown_names
 from starlette_otp.exceptions import DeviceRejected, LastDevice, TooManyPending
 from starlette_otp.web.login import verify_session
@@ -201,9 +202,8 @@ def _new(kind: Any, name: str, values: dict[str, str]) -> Any:
 def _setup(call: Call, device: Any) -> models.Setup | None:
     if not isinstance(device, OTPAuthMixin):
         return None
-    user, app = call.user, device
-    account = str(getattr(user, "username", "") or getattr(user, "display_name", ""))[:64]
-    secret_url = app.config_url(account)  # type: ignore[attr-defined]
+    app: Any = device
+    secret_url = app.config_url(called(call.user)[:64])
     secret = qr.grouped(app.secret).replace(" ", "")
     return models.Setup(secret=secret, otpauth_url=secret_url, qr_svg=qr.svg(secret_url))
 

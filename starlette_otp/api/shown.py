@@ -9,6 +9,7 @@ from typing import Any
 from starlette_otp import clock
 from starlette_otp.api import models
 from starlette_otp.api.call import Call
+from starlette_otp.devices.users import called
 from starlette_otp.devices.words import shown_names
 from starlette_otp.web import ticket
 from starlette_otp.web.claims import acr_of, amr_of
@@ -89,9 +90,7 @@ def _left(since: datetime, max_age: float) -> int:
 
 def _user(call: Call) -> models.User:
     key, user = call.otp.device_model.user_key(call.user), call.user
-    names = (getattr(user, name, None) for name in ("username", "display_name", "email"))
-    known = next((name for name in names if name), "")
-    return models.User(id=key if isinstance(key, int) else str(key), name=str(known))
+    return models.User(id=key if isinstance(key, int) else str(key), name=called(user))
 
 
 async def choices_of(call: Call, user: Any | None) -> list[models.DeviceChoice]:

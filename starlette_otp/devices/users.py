@@ -22,6 +22,12 @@ MAX_USERNAME_LENGTH = 254
 _hasher = PasswordHash.recommended()
 
 
+def called(user: object) -> str:
+    """What people call a user of whatever class: by name, by display name, or by address."""
+    names = (getattr(user, name, None) for name in ("username", "display_name", "email"))
+    return str(next((name for name in names if name), ""))
+
+
 class UserMixin(TableMixin):
     """A user with a name and a password, for a host that has no user model yet."""
 

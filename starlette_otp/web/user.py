@@ -9,6 +9,7 @@ from typing import Any
 from starlette.authentication import UnauthenticatedUser
 
 from starlette_otp.devices.declared import has_own
+from starlette_otp.devices.users import called
 
 
 class Anonymous(UnauthenticatedUser):
@@ -135,7 +136,7 @@ _OURS: dict[str, Callable[[Any, Any], Any]] = {
     "otp_device": lambda user, device: device,
     "is_verified": lambda user, device: _Answer(device is not None),
     "is_authenticated": lambda user, device: True,
-    "display_name": lambda user, device: str(getattr(user, "username", "")),
+    "display_name": lambda user, device: called(user),
 }
 _LACKED = ("is_authenticated", "display_name")
 """Those that say nothing of a device: ours only for want of the host's."""

@@ -8,17 +8,21 @@ from typing import Any
 
 import pytest
 import time_machine
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+from sqlalchemy.orm import Mapped, mapped_column
 
 from starlette_otp import OTP, ConfigurationError, Notice, SMTPMailer
 from starlette_otp.models import Device, TOTPDevice, User
 from tests.account.pages import ADD_TOTP, app_token, key_of, press, visit
 from tests.account.pages import enter as at_the_pages
+from tests.hosts import make_host
 from tests.smtp import Postbox, smtp_server
 from tests.support import (
     PASSWORD,
     SECRET_KEY,
     Browser,
     Sessions,
+    add,
     csrf_of,
     make_app,
     make_totp,
@@ -70,6 +74,30 @@ async def test_devices_more_and_less(otp: OTP, alice: User, bob: User, box: Post
     text = box.text(0)
     assert text.startswith("Hello alice,\n\nAuthenticator app · Phone & <tablet> can sign in")
     assert "If that was not you" in text
+
+
+def addressees(base: Any) -> type[Any]:
+    """Users who have an address and no name."""
+
+    class Member(base):
+        __tablename__ = "members"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        email: Mapped[str]
+
+    return Member
+
+
+async def test_users_without_a_name(empty_engine: AsyncEngine, box: Postbox) -> None:
+    """They are addressed by their address."""
+    models = make_host(addressees)
+    await models.create_tables(empty_engine)
+    sessions = async_sessionmaker(empty_engine, expire_on_commit=False)
+    mailer = SMTPMailer(f"smtp://127.0.0.1:{box.port}", sender=SENDER)
+    otp = OTP(sessions, models.Device, secret_key=SECRET_KEY, mailer=mailer)
+    carol = await add(sessions, models.User(email="carol@mail.example"))
+    await otp.add_device(carol, models.TOTPDevice())
+    await otp.notices.settle()
+    assert box.text(0).startswith("Hello carol@mail.example,\n")
 
 
 async def test_what_people_do_on_their_pages(otp: OTP, alice: User, box: Postbox) -> None:

@@ -1,6 +1,9 @@
 """request.user of a host whose class knows nothing of ours, or whose users live elsewhere."""
 
+from dataclasses import dataclass
+from html import unescape
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import ForeignKey, inspect
@@ -9,9 +12,10 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, selectinload
 from sqlalchemy.orm.exc import DetachedInstanceError
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from starlette_otp import OTP, ConfigurationError, SessionAuthBackend, log_in, login, requires_otp
+from tests.account.pages import ADD_TOTP, visit
 from tests.hosts import Host, Subject, make_host
 from tests.support import (
     ANONYMOUS,
@@ -225,3 +229,35 @@ async def test_users_who_live_elsewhere_need_load_user(engine: AsyncEngine) -> N
     otp = OTP(async_sessionmaker(engine), make_host(None).Device, secret_key=SECRET_KEY)
     with pytest.raises(ConfigurationError, match="load_user="):
         SessionAuthBackend(otp)
+
+
+@dataclass(frozen=True)
+class Addressee:
+    """A user who lives elsewhere, and is known by an address alone."""
+
+    identity: str
+    email: str = "carol@mail.example"
+
+
+@pytest.mark.parametrize(
+    ("user", "called"), [(Subject("1"), "alice"), (Addressee("1"), "carol@mail.example")]
+)
+async def test_their_account_pages_call_them_by_what_they_have(
+    engine: AsyncEngine, user: Any, called: str
+) -> None:
+    """A frozen user without Starlette's `display_name` sets up an app, which shows whose account it
+    is, and gets recovery codes: by the name, else by the address."""
+    _, otp, device = await opaque(engine, Directory(user))
+    routes = enter("/enter", user, device), Mount("/auth", routes=otp.api_routes())
+    async with Browser(make_app(otp, *routes)) as browser:
+        await browser.get("/enter")
+        assert f"Signed in as {called}" in (await browser.get("/account/")).text
+        app = await visit(browser, ADD_TOTP)
+        assert f"otpauth://totp/{quote(called)}?" in unescape(app.text)
+        codes = await browser.submit("/account/recovery-codes", new="1", sure="1")
+        assert codes.status_code == 200
+        assert quote(f"Recovery codes of {called} for") in codes.text
+        origin = {"origin": "http://site.example"}
+        begun = await browser.post("/auth/devices", json={"kind": "totp"}, headers=origin)
+        url = begun.json()["setup"]["otpauth_url"]
+        assert url.startswith(f"otpauth://totp/{quote(called)}?")
