@@ -18,15 +18,23 @@ from starlette.middleware import Middleware
 from starlette.middleware.authentication import AuthenticationMiddleware
 
 from starlette_otp import OTP, OTPMiddleware, SessionAuthBackend
+from starlette_otp.devices import LoginThrottleMixin
 from starlette_otp.fastapi import OTPRouter, otp_required
 from tests.examples.fastapi_users_site import (
     SECRET_KEY,
+    Base,
     Device,
     User,
     UserCreate,
     UserManager,
     UserRead,
 )
+
+
+class LoginThrottle(LoginThrottleMixin, Base):
+    """Wrong passwords are counted by name, and those who guess have to wait."""
+
+    __device_model__ = Device
 
 
 class SessionStrategy(Strategy[User, uuid.UUID]):
