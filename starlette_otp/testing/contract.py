@@ -137,7 +137,9 @@ class DeviceContract:
         device = await self.make_device(otp, user)
         theirs = await self.make_device(otp, other_user)
         token = await self.good_token(otp, user, device)
-        assert await otp.verify_token(other_user, theirs.persistent_id, token) is None
+        assert await otp.verify_token(other_user, theirs.persistent_id, token) is None, (
+            "another user's device accepts it: make_device has to give each its own secret"
+        )
         await self._change(otp, theirs, throttling_failure_count=0)
         assert await otp.match_token(other_user, token) is None
         assert await otp.verify_token(user, device.persistent_id, token) == device

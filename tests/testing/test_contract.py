@@ -335,3 +335,14 @@ async def test_a_contract_that_makes_nothing_says_so(kind: Kind) -> None:
         await kind.keep(DeviceContract, "test_it_is_seen")
     with pytest.raises(AssertionError, match="what token"):
         await DeviceContract().good_token(kind.otp, None, None)
+
+
+async def test_devices_of_one_secret_are_told(otp: OTP, user: User, other_user: User) -> None:
+    """The helper's known secret is one for all; the contract says what its author forgot."""
+
+    class Careless(TestTOTP):
+        async def make_device(self, otp: OTP, user: Any, **values: Any) -> Any:
+            return await make_device(otp, user, TOTPDevice, **values)
+
+    with pytest.raises(AssertionError, match="its own secret"):
+        await Careless().test_a_token_is_its_own_devices(otp, user, other_user)
