@@ -38,6 +38,7 @@ from starlette_otp.admin.views import (
 from starlette_otp.devices.email import EmailDeviceMixin
 from starlette_otp.devices.otpauth import OTPAuthMixin
 from starlette_otp.devices.static import StaticDeviceMixin
+from starlette_otp.devices.users import called
 from starlette_otp.exceptions import ConfigurationError, DatabaseUnavailable, is_away
 from starlette_otp.resources import TEMPLATES
 from starlette_otp.web.base_form import BaseForm
@@ -226,6 +227,7 @@ class OTPAdmin(Admin):
         ours = self.otp.templates.env.loader
         loaders = [host, *([ours] if ours else []), FileSystemLoader(TEMPLATES / "otp" / "admin")]
         env.loader = ChoiceLoader([*loaders, *shipped])
+        env.filters["otp_called"] = called
         env.globals["otp_csrf_token"] = csrf_token
         env.globals["failures_before"] = failures_before
         env.globals["get_object_identifier"] = identifier

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from pwdlib import PasswordHash
@@ -24,8 +25,11 @@ _hasher = PasswordHash.recommended()
 
 def called(user: object) -> str:
     """What people call a user of whatever class: by name, by display name, or by address."""
-    names = (getattr(user, name, None) for name in ("username", "display_name", "email"))
-    return str(next((name for name in names if name), ""))
+    for name in ("username", "display_name", "email"):
+        with suppress(NotImplementedError):  # what Starlette's BaseUser says for want of one
+            if known := getattr(user, name, None):
+                return str(known)
+    return ""
 
 
 class UserMixin(TableMixin):

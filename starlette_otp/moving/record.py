@@ -71,8 +71,9 @@ class Record:
         taken = select(func.pg_advisory_xact_lock(self._turn))
         await session.execute(taken, bind_arguments=self._mapper)
         if not await self.is_there(session):
-            for made in (CreateTable(self._table), *map(CreateIndex, self._table.indexes)):
-                await session.execute(made, bind_arguments=self._mapper)
+            await session.execute(CreateTable(self._table), bind_arguments=self._mapper)
+            for index in self._table.indexes:
+                await session.execute(CreateIndex(index), bind_arguments=self._mapper)
 
     async def known(
         self, session: AsyncSession, rows: Iterable[tuple[str, str]]

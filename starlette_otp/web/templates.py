@@ -18,6 +18,7 @@ from jinja2 import (
 from starlette.requests import Request
 from starlette.templating import Jinja2Templates
 
+from starlette_otp.devices.users import called
 from starlette_otp.resources import TEMPLATES
 from starlette_otp.web.notice import failures_before
 from starlette_otp.web.urls import otp_urls
@@ -63,8 +64,10 @@ def jinja_templates(
     loader = ChoiceLoader([*loaders, PrefixLoader({"starlette_otp": originals}), originals])
     if isinstance(host, Jinja2Templates):
         env = host.env.overlay(loader=loader, autoescape=_escaping(host.env.autoescape))
-        return Jinja2Templates(env=env, context_processors=[*host.context_processors, *ours])
-    env = Environment(loader=loader, autoescape=select_autoescape(default_for_string=True))
+        ours = [*host.context_processors, *ours]
+    else:
+        env = Environment(loader=loader, autoescape=select_autoescape(default_for_string=True))
+    env.filters = {**env.filters, "otp_called": called}
     return Jinja2Templates(env=env, context_processors=ours)
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import ForeignKey, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, mapped_column, relationship, selectinload
 from sqlalchemy.orm.exc import DetachedInstanceError
+from starlette.authentication import BaseUser
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -239,9 +240,19 @@ class Addressee:
     email: str = "carol@mail.example"
 
 
-@pytest.mark.parametrize(
-    ("user", "called"), [(Subject("1"), "alice"), (Addressee("1"), "carol@mail.example")]
-)
+class Unnamed(BaseUser):
+    """One of Starlette's, which does not say what it is called."""
+
+    email = "dan@mail.example"
+    identity = "1"
+    is_authenticated = True
+
+
+NAMED: list[tuple[Any, str]] = [(Subject("1"), "alice"), (Addressee("1"), "carol@mail.example")]
+NAMED += [(Unnamed(), "dan@mail.example")]
+
+
+@pytest.mark.parametrize(("user", "called"), NAMED)
 async def test_their_account_pages_call_them_by_what_they_have(
     engine: AsyncEngine, user: Any, called: str
 ) -> None:
