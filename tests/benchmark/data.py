@@ -136,6 +136,7 @@ async def _seed_ours(url: str, size: Size) -> list[Person]:
             "device_id": numbers[user.id],
             "created_at": now,
             "verified_at": now,
+            "is_trusted": False,
             "expires_at": now + timedelta(days=14),
         }
         rows.sign(row, user)
