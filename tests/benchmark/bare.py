@@ -28,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.benchmark.common import POOL, SECRET_KEY, STEP, database_url
+from tests.benchmark.common import POOL, SECRET_KEY, STEP, database_url, loaded
 
 SCHEMA = """
 CREATE TABLE users (
@@ -248,3 +248,4 @@ app = Starlette(
     middleware=[Middleware(SessionMiddleware, secret_key=SECRET_KEY)],
     lifespan=lifespan,
 )
+loaded()

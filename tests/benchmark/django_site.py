@@ -15,7 +15,7 @@ from django.core.asgi import get_asgi_application
 from django.core.wsgi import get_wsgi_application
 from sqlalchemy import make_url
 
-from tests.benchmark.common import POOL, SECRET_KEY, database_url
+from tests.benchmark.common import POOL, SECRET_KEY, database_url, loaded
 
 
 def database() -> dict[str, Any]:
@@ -124,3 +124,4 @@ urlpatterns = [
 ]
 asgi = get_asgi_application()
 wsgi = get_wsgi_application()
+loaded()

@@ -21,13 +21,15 @@ from starlette_otp import (
     requires_otp,
 )
 from starlette_otp import models as tables
-from tests.benchmark.common import POOL, SECRET_KEY, database_url
+from tests.benchmark.common import POOL, SECRET_KEY, database_url, loaded
 
 # Refused tokens are counted and written as ever, but nobody has to wait.
 tables.TOTPDevice.throttle_factor = 0
 tables.TOTPDevice.max_failures = None
 
-engine = create_async_engine(tables.database_url(database_url()), pool_size=POOL, max_overflow=0)
+engine = create_async_engine(
+    tables.database_url(database_url()), pool_size=POOL, max_overflow=0, pool_use_lifo=True
+)
 # All requests come from one address.
 queue = PasswordQueue(places=1000, per_name=1000, per_address=1000)
 otp = OTP(async_sessionmaker(engine), tables.Device, secret_key=SECRET_KEY, password_queue=queue)
@@ -96,3 +98,4 @@ app = Starlette(
         Middleware(OTPMiddleware, otp=otp),
     ],
 )
+loaded()

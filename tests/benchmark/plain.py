@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from tests.benchmark.common import SECRET_KEY
+from tests.benchmark.common import SECRET_KEY, loaded
 
 
 async def public(request: Request) -> Response:
@@ -20,3 +20,4 @@ app = Starlette(
     routes=[Route("/public", public)],
     middleware=[Middleware(SessionMiddleware, secret_key=SECRET_KEY)],
 )
+loaded()
