@@ -7,7 +7,9 @@ names, so that guesses from elsewhere lock nobody out of a browser of theirs.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 from itsdangerous import BadData, URLSafeTimedSerializer
@@ -15,12 +17,15 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection, cookie_parser
 from starlette.responses import Response
 
+from starlette_otp import clock
 from starlette_otp.keyring import Keyring
 from starlette_otp.web.site import Site
 from starlette_otp.web.verdict import Verdict
 
 MAX_AGE = timedelta(days=180)
 """How long a browser is known after its last log-in."""
+FRESH = timedelta(days=1)
+"""How old its cookie gets before a log-in by the same accounts writes it anew."""
 MAX_ACCOUNTS = 10
 """Of one browser; the one that has not signed in for longest is forgotten first."""
 NAME_KEY = "otp_name"
@@ -35,7 +40,7 @@ def browser_of(otp: Site, conn: HTTPConnection, name_digest: str) -> str | None:
         conn: the request.
         name_digest: of the name that was typed.
     """
-    browser, accounts = _read(otp, conn)
+    browser, accounts, _ = _read(otp, conn)
     return browser if _short(name_digest) in accounts else None
 
 
@@ -59,16 +64,17 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
     name, _, owner = str(conn.session.pop(NAME_KEY, "")).partition(" ")
     # Whose it is, for the notice of a new browser; and the name that was typed, for its tries.
     noted = [name] if name and owner == mine else []
-    browser, accounts = _read(otp, conn)
-    verdict.new_browser = mine not in accounts
-    browser = browser or _new_browser()
+    browser, known, is_fresh = _read(otp, conn)
+    verdict.new_browser = mine not in known
     mine_first = [*noted, mine]
-    accounts = [*mine_first, *(other for other in accounts if other not in mine_first)]
+    accounts = [*mine_first, *(other for other in known if other not in mine_first)]
     accounts = accounts[: 2 * MAX_ACCOUNTS]
+    if is_fresh and accounts == known:
+        return
     carrier = Response()
     carrier.set_cookie(
         otp.cookie.browser_name,
-        _serializer(otp.keyring).dumps([browser, *accounts]),
+        signed(otp.keyring, browser or _new_browser(), accounts),
         max_age=int(MAX_AGE.total_seconds()),
         # Not only below a mount, as that of the admin site: it is one application.
         path=conn.scope.get("app_root_path", verdict.root_path) or "/",
@@ -79,19 +85,28 @@ def remember(conn: HTTPConnection, verdict: Verdict, user: Any) -> None:
     verdict.browser_cookie = carrier.headers["set-cookie"]
 
 
-def _read(otp: Site, conn: HTTPConnection) -> tuple[str | None, list[str]]:
-    """The browser's name and its accounts; None and none without a cookie of ours."""
+def signed(keyring: Keyring, browser: str, accounts: Sequence[str]) -> str:
+    """The value of the cookie of a browser that is known."""
+    return _serializer(keyring).dumps([browser, *accounts])
+
+
+def _read(otp: Site, conn: HTTPConnection) -> tuple[str | None, list[str], bool]:
+    """The browser's name, its accounts, and whether it was told so lately; nothing without a
+    cookie of ours."""
     header = Headers(raw=conn.scope.get("headers", [])).get("cookie", "")
-    signed = cookie_parser(header).get(otp.cookie.browser_name)
-    if not signed:
-        return None, []
+    given = cookie_parser(header).get(otp.cookie.browser_name)
+    if not given:
+        return None, [], False
     try:
-        browser, *accounts = _serializer(otp.keyring).loads(signed, int(MAX_AGE.total_seconds()))
+        (browser, *accounts), signed_at = _serializer(otp.keyring).loads(
+            given, int(MAX_AGE.total_seconds()), return_timestamp=True
+        )
     except BadData:
-        return None, []
-    return browser, accounts
+        return None, [], False
+    return browser, accounts, clock.now() - signed_at < FRESH
 
 
+@lru_cache(maxsize=16)
 def _serializer(keyring: Keyring) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(keyring.browsers, salt="browser")
 

@@ -22,7 +22,9 @@ from sqlalchemy import Table, insert, select
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 
 from starlette_otp import OTP, models
+from starlette_otp.keyring import Keyring
 from starlette_otp.service.session_rows import SessionRows
+from starlette_otp.web.browser import signed
 from tests.benchmark import database
 from tests.benchmark.common import PASSWORD, SECRET, SECRET_KEY, starlette_cookie
 
@@ -63,9 +65,11 @@ class Data:
     reset: list[str]
 
 
-def ours_cookie(token: str) -> str:
-    """The Cookie header of a session of starlette-otp with this token: the one place that knows."""
-    return f"otp_session={token}"
+def ours_cookie(keyring: Keyring, token: str, key: int) -> str:
+    """The Cookie header of a session of starlette-otp with this token, in the browser in which its
+    user has logged in: the one place that knows."""
+    mine = keyring.digests("login name of", str(key))[0][:32]
+    return f"otp_session={token}; otp_browser={signed(keyring, secrets.token_urlsafe(16), [mine])}"
 
 
 def seed_ours(url: str, size: Size) -> Data:
@@ -167,8 +171,8 @@ async def _seed_ours(url: str, size: Size) -> list[Person]:
     await connection.close()
     await engine.dispose()
     return [
-        Person(f"user{key}", f"totp/{numbers[key]}", ours_cookie(tokens[key]), tokens[key])
-        for key in active
+        Person(f"user{key}", f"totp/{device}", ours_cookie(otp.keyring, token, key), token)
+        for key, device, token in ((key, numbers[key], tokens[key]) for key in active)
     ]
 
 

@@ -318,6 +318,20 @@ async def test_strangers_lock_no_known_browser_out(
     assert await failures(sessions) == [20], "its own count is forgotten, theirs is not"
 
 
+async def test_the_cookie_is_written_anew_once_a_day(known: Browser) -> None:
+    """So that who signs in now and then stays known, and who does so all day costs nothing."""
+
+    def cookie() -> str | None:
+        return known.cookies.get(COOKIE)
+
+    made = cookie()
+    for later, is_new in ((timedelta(hours=23), False), (timedelta(hours=25), True)):
+        with time_machine.travel(clock.now() + later, tick=False):
+            known.cookies.delete("otp_session")
+            assert (await known.log_in(totp_token())).status_code == 303
+            assert (cookie() != made) == is_new
+
+
 async def test_a_browser_is_known_for_its_own_accounts(
     otp: OTP, sessions: Sessions, known: Browser, bob: User
 ) -> None:
