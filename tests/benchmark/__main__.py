@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -43,6 +44,12 @@ class Names(click.ParamType):
 @click.option("--users", default=10_000, help="Each has a verified session.")
 @click.option("--devices-per-user", default=1)
 @click.option("--workers", default=1, help="Processes of each site.")
+@click.option(
+    "--loop",
+    type=click.Choice(list(servers.LOOPS)),
+    default="uvloop" if find_spec("uvloop") else "asyncio",
+    help="Of uvicorn: with its extra standard, or as it comes.",
+)
 @click.option("--scenarios", type=Names(NAMES), default=",".join(NAMES))
 @click.option("--apps", type=Names(list(servers.COMMANDS)), default=",".join(servers.installed()))
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Write all windows there.")
@@ -53,6 +60,7 @@ def main(
     users: int,
     devices_per_user: int,
     workers: int,
+    loop: str,
     scenarios: list[str],
     apps: list[str],
     file: Path | None,
@@ -65,13 +73,13 @@ def main(
         head = report.headline(f"PostgreSQL {shown[0].split()[0]}", load.client())
         asked = (
             f"{rounds} rounds of {seconds} s, {connections} connections, {workers} worker(s), "
-            f"{users:,} users with {devices_per_user} device(s) each"
+            f"{users:,} users with {devices_per_user} device(s) each, uvicorn on {loop}"
         )
         click.echo(f"{head}\n{asked}\n")
         urls, data = prepare(server, apps, size)
         logs = Path(stack.enter_context(TemporaryDirectory(prefix="otp-benchmark-logs-")))
         sites = {
-            name: stack.enter_context(servers.serve(name, urls.get(name), workers, logs))
+            name: stack.enter_context(servers.serve(name, urls.get(name), workers, logs, loop))
             for name in apps
         }
         bench = Bench(server, sites, urls, data, connections)

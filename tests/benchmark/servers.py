@@ -18,7 +18,12 @@ import psutil
 
 from tests.benchmark.common import DATABASE_VARIABLE
 
-UVICORN = "--host 127.0.0.1 --port {port} --workers {workers} --no-access-log --log-level warning"
+UVICORN = (
+    "--host 127.0.0.1 --port {port} --workers {workers} --no-access-log --log-level warning "
+    "--loop {loop} --http {http}"
+)
+LOOPS = {"uvloop": "httptools", "asyncio": "h11"}
+"""What uvicorn runs on: its extra "standard", or what it is without; and what reads HTTP then."""
 GUNICORN = (
     "-b 127.0.0.1:{port} -w {workers} -k gthread --threads {threads} --keep-alive 75 "
     "--log-level warning"
@@ -82,7 +87,9 @@ def cpu_of(pid: int) -> float:
 
 
 @contextmanager
-def serve(name: str, url: str | None, workers: int, logs: Path) -> Iterator[Site]:
+def serve(
+    name: str, url: str | None, workers: int, logs: Path, loop: str = "uvloop"
+) -> Iterator[Site]:
     """Start a site and wait until it answers.
 
     Args:
@@ -90,11 +97,13 @@ def serve(name: str, url: str | None, workers: int, logs: Path) -> Iterator[Site
         url: its database.
         workers: processes.
         logs: the folder for what it prints.
+        loop: one of LOOPS.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    command = COMMANDS[name].format(port=port, workers=workers, threads=GUNICORN_THREADS)
+    places = {"port": port, "workers": workers, "threads": GUNICORN_THREADS}
+    command = COMMANDS[name].format(**places, loop=loop, http=LOOPS[loop])
     environment = {**os.environ, DATABASE_VARIABLE: url or ""}
     log = logs / f"{name}.log"
     with log.open("wb") as out:
