@@ -30,6 +30,7 @@ _UNPROTECTED_NOW = "They have no second factor here any more."
 _GONE = "It was removed here."
 _OTHER_KEY = "Its key there is no longer that of the one here: one of them was set up anew since."
 _WAITS = "It is not confirmed here."
+_SOMEBODY_ELSE = "An earlier run made them another user here: was it with another --users?"
 _GONE_THERE = "It was removed there since, and is here still."
 
 
@@ -101,6 +102,8 @@ class Plan:
         known = await self.record.known(session, rows)
         moved = {old_id: row.user_key for (name, old_id), row in known.items() if name == table}
         targets = await self.people.find(session, users, moved)
+        for user, target in zip(users, targets, strict=True):
+            _keep_owner(table, user, target, known)
         there = await self._devices_there(session, known, targets)
         planned = [
             self._planned(user, target, known, there)
@@ -204,6 +207,19 @@ def refused(user: BroughtUser, reason: str) -> Planned:
     """A user whom the database does not take, with nothing of theirs written."""
     devices = [Judged(device, REFUSED, [reason]) for device in user.devices]
     return Planned(user, Target(refusal=reason), devices, is_refused=True)
+
+
+def _keep_owner(
+    users_table: str, user: BroughtUser, target: Target, known: Mapping[Any, Any]
+) -> None:
+    """Refuse who was somebody else here to an earlier run, as one with another --users: what they
+    have since would become another person's."""
+    rows = [(users_table, str(user.key))]
+    for device in user.devices:
+        rows += [(device.table, device.id), (WAITING.format(device.table), device.id)]
+    owners = {known[row].user_key for row in rows if row in known}
+    if target.refusal is None and owners - {str(target.key)}:
+        target.key, target.is_new, target.refusal = None, False, _SOMEBODY_ELSE
 
 
 def _is_confirmed_since(device: BroughtDevice, found: Any) -> bool:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette_otp import OTP, oath
 from starlette_otp.models import Device, User
 from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run
-from tests.support import Sessions
+from tests.support import Sessions, make_user
 
 UNPROTECTED = "Without a second factor here: ann"
 
@@ -157,3 +157,26 @@ async def test_in_one_database(
         result = await run(*CREATE, "--from", site.url)
         assert result.exit_code == 0, result.output
     assert len(await otp.devices_for_user(await otp.find_user("ann"))) == 1
+
+
+async def test_with_another_choice_of_users(
+    otp: OTP, old: Old, run: Run, sessions: Sessions
+) -> None:
+    """Who was made here is not taken for whoever has the same key: that is another person."""
+    zoe, yan = await make_user(sessions, "zoe"), await make_user(sessions, "yan")
+    ann, ben = await old.user("ann", id=zoe.id), await old.user("ben", id=yan.id)
+    await old.app(ann, id=11)
+    await old.app(ben, id=12)
+    assert (await run(*CREATE)).exit_code == 0
+    await old.add("otp_hotp_hotpdevice", id=13, user_id=ann, key=OTHER_KEY)
+    await old.run("DELETE FROM otp_totp_totpdevice WHERE id = 12")
+    await old.add("otp_yubikey_yubikeydevice", id=14, user_id=ben)
+    result = await run("--catch-up", "--unprotected", "deactivate")
+    assert result.exit_code == 3, result.output
+    assert "An earlier run made them another user here" in result.output
+    assert old.outcomes["otp_hotp.hotpdevice/13"] == "refused"
+    users: list[Any] = [await otp.find_user(name) for name in ("zoe", "yan")]
+    for user in users:
+        assert (user.is_active, await otp.devices_for_user(user)) == (True, [])
+    assert (await run(*CREATE)).exit_code == 3
+    assert len(await otp.devices_for_user(await otp.find_user("ann"))) == 2
