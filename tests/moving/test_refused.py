@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starlette_otp import OTP
@@ -251,3 +251,29 @@ async def test_names_that_a_terminal_would_act_on(
     for outcome in ("imported", "already"):
         assert (await run(*given)).exit_code == 3
         assert old.outcomes["otp_totp.totpdevice/4"] == outcome
+
+
+HIDDEN = {
+    "table": "REVOKE ALL ON otp_yubikey_yubikeydevice FROM {reader}",
+    "rows": "ALTER TABLE otp_yubikey_yubikeydevice ENABLE ROW LEVEL SECURITY",
+}
+
+
+@pytest.mark.parametrize("hide", HIDDEN.values(), ids=HIDDEN)
+async def test_what_the_reader_may_not_read(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, hide: str
+) -> None:
+    """A second factor that is hidden from the reader is one all the same: nothing is written."""
+    await old.add("otp_yubikey_yubikeydevice", user_id=await old.user("ann"))
+    reader = f"reader_{uuid.uuid4().hex}"
+    await old.run(
+        f"CREATE ROLE {reader} LOGIN PASSWORD 'little'; GRANT USAGE ON SCHEMA public TO {reader}; "
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {reader}; {hide.format(reader=reader)}"
+    )
+    try:
+        url = make_url(old.url).set(username=reader, password="little")
+        result = await run(*CREATE, "--from", url.render_as_string(hide_password=False))
+    finally:
+        await old.run(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
+    assert (result.exit_code, "otp_yubikey_yubikeydevice" in result.output) == (1, True), result
+    assert await names(sessions) == []
