@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import func, inspect, select
+from sqlalchemy import func, inspect, select, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.owner import convert_key, table_of, user_key_column
@@ -69,8 +70,10 @@ class People:
             raise ConfigurationError(
                 f"--match {options.match}: {self.model.__name__} has no {options.match}."
             )
-        if options.unprotected == "deactivate" and not hasattr(self.model, "is_active"):
-            raise ConfigurationError("--unprotected deactivate: the users have no is_active.")
+        if options.unprotected == "deactivate" and not self._can_be_inactive():
+            raise ConfigurationError(
+                "--unprotected deactivate: the users have no column is_active."
+            )
         self._name: str = options.match
         if options.users == "create":
             names = [name for name in ("username", "email") if hasattr(self.model, name)]
@@ -80,6 +83,16 @@ class People:
                 )
             self._name = names[0]
             self._unique = self._unique_attributes()
+
+    def _can_be_inactive(self) -> bool:
+        """Whether there is something to update; a property of Python's alone is none."""
+        if self.model is None:
+            return False
+        try:
+            update(self.model).values(is_active=False).compile()
+        except SQLAlchemyError:
+            return False
+        return True
 
     async def find(
         self, session: AsyncSession, users: Sequence[BroughtUser], moved: Mapping[str, Any]
@@ -107,8 +120,9 @@ class People:
 
     def _elsewhere(self, user: BroughtUser) -> Target:
         key = convert_key(user.key, self._key) or convert_key(str(user.key), self._key)
-        refusal = "This can't be a user's key here." if key is None else None
-        return Target(key, email=user.email, refusal=refusal)
+        if key is None:
+            return Target(refusal="This can't be a user's key here.")
+        return Target(key, email=user.email, claims=[key], refusal=self._twice(key))
 
     async def _there(self, session: AsyncSession, keys: Sequence[Any]) -> dict[Any, str]:
         column = user_key_column(self.model)
@@ -119,10 +133,11 @@ class People:
     def _same(self, key: Any, there: Mapping[Any, str]) -> Target:
         if key is None or key not in there:
             return Target(refusal="There is no user with this key here.")
+        return Target(key, email=there[key], claims=[key], refusal=self._twice(key))
+
+    def _twice(self, key: Any) -> str | None:
         # As texts two keys can differ that are one number.
-        twice = "Several users there have the key of one here."
-        refusal = twice if self.claims[key] > 1 else None
-        return Target(key, email=there[key], claims=[key], refusal=refusal)
+        return "Several users there have the key of one here." if self.claims[key] > 1 else None
 
     async def _matching(self, session: AsyncSession, users: Sequence[BroughtUser]) -> list[Target]:
         wanted = {name for user in users for name in self._names(user)}
@@ -224,6 +239,8 @@ class People:
         name = values[self._name]
         if not name or (self._name == "username" and not names_of(name)):
             return Target(refusal="They have no name that could be one here.")
+        if not user.is_active and "is_active" not in values:
+            return Target(refusal="They were inactive, and nobody can be that here.")
         claims = [_claim(attribute, values[attribute]) for attribute in self._unique]
         claims = [claim for claim in claims if claim[1] is not None]
         for attribute, value in claims:

@@ -213,6 +213,25 @@ async def test_keys_of_one_spelling(otp: OTP, old: Old, run: Run, sessions: Sess
     assert await otp.devices_for_user(user) == []
 
 
+ELSEWHERE = "__user_model__ = None\n    user_id: Mapped[int] = mapped_column(index=True)"
+
+
+async def test_keys_of_one_spelling_elsewhere(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch, engine: AsyncEngine
+) -> None:
+    """The same where the application's users are not in its database."""
+    app, env = await host.make(monkeypatch, column=ELSEWHERE)
+    await old.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    await old.make("people", "varchar(20)")
+    for key, secret in (("7", KEY), ("07", OTHER_KEY), ("8", KEY)):
+        await old.app(await old.user(f"ann{key}", id=key), secret)
+    result = await run(*app, **env)
+    assert (result.exit_code, "key of one here" in result.output) == (3, True), result.output
+    async with engine.connect() as connection:
+        found = await connection.execute(text("SELECT user_id FROM club.otp_device"))
+        assert list(found.scalars()) == [8]
+
+
 async def test_tables_without_constraints(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
     """A device whose owner no foreign key names, with a key of another name, is a factor, too."""
     await old.run(
@@ -277,3 +296,26 @@ async def test_what_the_reader_may_not_read(
         await old.run(f"DROP OWNED BY {reader}; DROP ROLE {reader}")
     assert (result.exit_code, "otp_yubikey_yubikeydevice" in result.output) == (1, True), result
     assert await names(sessions) == []
+
+
+NOT_STORED = {
+    "attribute": "is_active = True",
+    "property": "@property\n    def is_active(self): return True",
+}
+
+
+@pytest.mark.parametrize("more", NOT_STORED.values(), ids=NOT_STORED)
+async def test_users_who_are_always_active(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    """Nobody can be deactivated, which is said before anything is written; and who was inactive
+    there does not come back."""
+    app, env = await host.make(monkeypatch, more=more)
+    await old.app(await old.user("ann", email="a@b.example"))
+    await old.app(await old.user("ben", email="b@b.example", is_active=False))
+    result = await run(*CREATE, *app, "--unprotected", "deactivate", "--batch", "1", **env)
+    assert (result.exit_code, "no column is_active" in result.output) == (1, True), result.output
+    assert await host.names() == []
+    result = await run(*CREATE, *app, **env)
+    assert (result.exit_code, "They were inactive" in result.output) == (3, True), result.output
+    assert await host.names() == ["ann"]
