@@ -172,11 +172,13 @@ def said_by_database(exc: BaseException) -> str:
     somebody's number or address."""
     said = str(getattr(exc, "orig", None) or exc).partition("\n")[0]
     said = re.sub(r"^<class '[^']*'>: ", "", said)
-    # What does not fit a type stands behind the colon, and what a trigger says is the host's.
-    state = sqlstate_of(exc)
-    if state.startswith("22"):
-        said = said.partition(": ")[0]
-    return "a trigger refuses it" if state == "P0001" else said
+    # What does not fit a type stands behind the colon or in quotes, and what a trigger says is the
+    # host's, whatever state it says it with.
+    if sqlstate_of(exc).startswith("22") or not sqlstate_of(exc):
+        said = re.sub('".*"', "it", said.partition(": ")[0])
+    driver = getattr(exc, "orig", None) or exc
+    where = getattr(driver.__cause__ or driver, "context", None) or ""
+    return "a trigger refuses it" if "RAISE" in where else said
 
 
 def breaks_integrity(exc: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import ParamSpec
 
 import asyncpg
 import click
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -35,14 +35,34 @@ def speaking(command: Callable[P, None]) -> Callable[P, None]:
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except DatabaseUnavailable as exc:
-            raise click.ClickException(f"The database can't be reached: {exc.__cause__}") from None
-        except (DBAPIError, asyncpg.PostgresError) as exc:
-            raise click.ClickException(_refusal(exc)) from None
-        except (OTPError, SQLAlchemyError, ValueError, OverflowError, OSError) as exc:
-            raise click.ClickException(in_one_line(exc)) from None
+        except KNOWN as exc:
+            raise click.ClickException(sentence(exc)) from None
 
     return run
+
+
+KNOWN = (
+    OTPError,
+    SQLAlchemyError,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    ValueError,
+    OverflowError,
+    OSError,
+)
+"""What a command may run into."""
+
+
+def sentence(exc: BaseException) -> str:
+    """What one of these has to say."""
+    if isinstance(exc, DatabaseUnavailable):
+        return f"The database can't be reached: {exc.__cause__}"
+    if isinstance(exc, DBAPIError | asyncpg.PostgresError):
+        return _refusal(exc)
+    if isinstance(exc, StatementError):
+        # Its own words end with the statement and its values.
+        return f"A value can't be sent to the database: {type(exc.orig).__name__}."
+    return in_one_line(exc)
 
 
 def in_one_line(exc: BaseException) -> str:

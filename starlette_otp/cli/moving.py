@@ -14,7 +14,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from starlette_otp.cli.loading import app_option, load_otp, speaking
+from starlette_otp.cli.loading import KNOWN, app_option, load_otp, sentence, speaking
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.moving.allauth import AllauthSite
 from starlette_otp.moving.brought import BroughtUser, OldSite
@@ -228,8 +228,15 @@ async def _move(
             click.echo("Nothing is written.")
             return 1
         plan.forget()
-        with _bar(await site.count()) as tell:
-            await move.write(plan, tell)
+        try:
+            with _bar(await site.count()) as tell:
+                await move.write(plan, tell)
+        except KNOWN as exc:
+            if not plan.written:
+                raise
+            click.echo(f"{sentence(exc)}", err=True)
+            click.echo(f"Broken off: {plan.written} rows are carried over. Run it again.", err=True)
+            return NOT_ALL
         click.echo(f"Done: {plan.written} rows are carried over.")
         for line in plan.told(MOVED, USED):
             click.echo(line)

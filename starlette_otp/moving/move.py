@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.exceptions import (
@@ -119,23 +119,33 @@ class Move:
             tell: is told how many users were dealt with, after each batch.
         """
         async for users in self._site.users(self._options.batch):
-            for planned in await self._written(users):
+            async for planned in self._written(users):
                 report.add(planned)
             tell(len(users))
 
-    async def _written(self, users: Sequence[BroughtUser]) -> list[list[Planned]]:
-        """What became of a batch. One user whom the database refuses does not keep the others
-        out."""
+    async def _written(self, users: Sequence[BroughtUser]) -> AsyncIterator[list[Planned]]:
+        """What became of a batch, as it is written. One user whom the database refuses does not
+        keep the others out."""
 
         async def work(session: AsyncSession) -> list[Planned]:
             return await self._writer.batch(session, users)
 
         try:
-            return [await self._transactions.write(work)]
-        except DBAPIError as exc:
-            # A value or a constraint of the host's, of which its models do not know.
-            if not sqlstate_of(exc).startswith(("22", "23", "P0001")):
+            planned = await self._transactions.write(work)
+        except StatementError as exc:
+            # A value, a type or a constraint of the host's, of which its models do not know.
+            is_type = not isinstance(exc, DBAPIError)
+            if not is_type and not sqlstate_of(exc).startswith(("22", "23", "P0001")):
                 raise
-            if len(users) == 1:
-                return [[refused(users[0], f"The database says: {said_by_database(exc)}.")]]
-        return [planned for user in users for planned in await self._written([user])]
+            said = "A type of a column refuses it."
+            if not is_type:
+                said = f"The database says: {said_by_database(exc)}."
+        else:
+            yield planned
+            return
+        if len(users) == 1:
+            yield [refused(users[0], said)]
+            return
+        for user in users:
+            async for one in self._written([user]):
+                yield one

@@ -140,13 +140,14 @@ async def snapshot(url: str, schema: str = "public") -> AsyncIterator[Snapshot]:
             f"The old database can't be reached: {type(exc).__name__}."
         ) from None
     try:
-        async with connection.transaction(isolation="repeatable_read", readonly=True):
-            # Rows that a policy hides from the reader are an error, and not left out.
-            await connection.execute("SET LOCAL row_security = off")
-            opened = Snapshot(connection, schema)
-            await opened.look()
-            yield opened
+        await connection.transaction(isolation="repeatable_read", readonly=True).start()
+        # Rows that a policy hides from the reader are an error, and not left out.
+        await connection.execute("SET LOCAL row_security = off")
+        opened = Snapshot(connection, schema)
+        await opened.look()
+        yield opened
     finally:
+        # There is nothing to commit, and to roll back only while it lasts.
         await connection.close()
 
 

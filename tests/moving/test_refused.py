@@ -3,6 +3,7 @@ where only the database knows of it, of one user and not of a batch."""
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, make_url, select, text
@@ -10,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starlette_otp import OTP
 from starlette_otp.models import Device, User
+from starlette_otp.moving.write import Writer
 from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run
 from tests.support import SECRET_KEY, Sessions, make_user
 
@@ -319,3 +321,88 @@ async def test_users_who_are_always_active(
     result = await run(*CREATE, *app, **env)
     assert (result.exit_code, "They were inactive" in result.output) == (3, True), result.output
     assert await host.names() == ["ann"]
+
+
+RAISED = "RAISE EXCEPTION '% is none', NEW.email USING ERRCODE = '{}'"
+TRIGGERS = {
+    "check": (RAISED.format("check_violation"), "a trigger refuses it"),
+    "cast": ("PERFORM NEW.email\\:\\:int", "value it is out of range for type integer"),
+    "state": (RAISED.format("U0001"), "a trigger refuses it"),
+}
+
+
+@pytest.mark.parametrize(("body", "said"), TRIGGERS.values(), ids=TRIGGERS)
+async def test_triggers_that_name_a_value(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, engine: AsyncEngine, body: str, said: str
+) -> None:
+    """It is told without the value; and what was written before is no exit code 1."""
+    async with engine.begin() as connection:
+        await connection.execute(
+            text(
+                "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                f"IF NEW.username = 'ben' THEN {body}; END IF; RETURN NEW; END $$"
+            )
+        )
+        await connection.execute(
+            text("CREATE TRIGGER no BEFORE INSERT ON otp_user FOR EACH ROW EXECUTE FUNCTION no()")
+        )
+    await old.app(await old.user("ann"))
+    await old.app(await old.user("ben", email="15555550100"))
+    result = await run(*CREATE, "--batch", "1")
+    told = result.output + old.report_file.read_text()
+    assert (result.exit_code, said in told, "1555" in told) == (3, True, False), told
+    assert await names(sessions) == ["ann"]
+
+
+async def test_the_old_database_goes_away(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half-way: one sentence, and that some is written."""
+    for name in ("ann", "ben"):
+        await old.app(await old.user(name))
+    written = Writer.batch
+
+    async def batch(self: Writer, *given: Any) -> Any:
+        await old.run(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        return await written(self, *given)
+
+    monkeypatch.setattr(Writer, "batch", batch)
+    result = await run(*CREATE, "--batch", "1")
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert (result.exit_code, "Broken off: 2 rows" in result.output) == (3, True), result.output
+    assert await names(sessions) == ["ann"]
+    monkeypatch.undo()
+    assert (await run(*CREATE)).exit_code == 0
+    assert await names(sessions) == ["ann", "ben"]
+
+
+PICKY = """
+class Picky(TypeDecorator):
+    impl, cache_ok = String, True
+
+    def process_bind_param(self, value, dialect):
+        if value == "b@b.example":
+            raise ValueError(f"{value} is none")
+        return value
+
+class Base("""
+
+
+async def test_types_that_refuse_a_value(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A type of the host's own: one user is refused, without the statement and its values."""
+    source = HOST.replace("class Base(", PICKY).replace(
+        "import Index", "import TypeDecorator, Index"
+    )
+    monkeypatch.setitem(globals(), "HOST", source.replace("String(30), {unique}", "Picky(30)"))
+    app, env = await host.make(monkeypatch)
+    for name in ("ann", "ben", "cat"):
+        await old.app(await old.user(name, email=f"{name[0]}@b.example"))
+    result = await run(*CREATE, *app, "--batch", "1", **env)
+    assert (result.exit_code, "refused: ben (3)" in result.output) == (3, True), result.output
+    assert "b@b.example" not in result.output + old.report_file.read_text()
+    assert await host.names() == ["ann", "cat"]
