@@ -52,6 +52,16 @@ def misfit(row: Any, later: frozenset[str] = frozenset()) -> str | None:
     return None
 
 
+def words_of(exc: Exception, model: type[Any]) -> str:
+    """Why a model refuses values. Our own words hold none of them, a host's may."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    said_in = trace.tb_frame.f_globals.get("__name__", "") if trace is not None else ""
+    is_ours = said_in.partition(".")[0] == __name__.partition(".")[0]
+    return str(exc) if is_ours else f"{model.__name__} refuses it: {type(exc).__name__}."
+
+
 def unique_of(model: type[Any], names: Mapping[str, Any]) -> list[str]:
     """Which of these attributes no two rows may have alike, by a constraint on each alone."""
     table = table_of(model)

@@ -15,7 +15,7 @@ from starlette_otp.devices.owner import convert_key, table_of, user_key_column
 from starlette_otp.devices.users import names_of, normal_name
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.moving.brought import BroughtUser
-from starlette_otp.moving.columns import misfit, unique_of
+from starlette_otp.moving.columns import misfit, unique_of, words_of
 from starlette_otp.moving.options import Options
 from starlette_otp.moving.passwords import carried
 
@@ -209,8 +209,8 @@ class People:
         example = self._values(BroughtUser(0, username="name", email="name@site.example"))
         try:
             reason = misfit(self.model(**example))
-        except (TypeError, ValueError) as exc:
-            reason = str(exc)
+        except Exception as exc:  # whatever a host's constructor raises, of values of our own
+            reason = str(exc) or type(exc).__name__
         if reason is not None:
             raise ConfigurationError(
                 f"--users create: {self.model.__name__} can't be made: {reason}"
@@ -253,8 +253,8 @@ class People:
         try:
             row = self.model(**values)
             refusal = misfit(row)
-        except (TypeError, ValueError) as exc:
-            refusal = str(exc)
+        except Exception as exc:  # whatever a host's validator raises
+            refusal = words_of(exc, self.model)
         if refusal is not None:
             return Target(refusal=refusal)
         reasons = [reason] if reason else []

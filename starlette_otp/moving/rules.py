@@ -16,7 +16,7 @@ from starlette_otp.devices.email import EmailDeviceMixin, check_address
 from starlette_otp.devices.static import StaticDeviceMixin, canonical_static, chosen_shape
 from starlette_otp.devices.totp import TOTPDeviceMixin
 from starlette_otp.moving.brought import BroughtDevice
-from starlette_otp.moving.columns import misfit
+from starlette_otp.moving.columns import misfit, words_of
 from starlette_otp.moving.options import Options
 
 IMPORTED, PARTLY, SKIPPED, REFUSED, ALREADY = "imported", "partly", "skipped", "refused", "already"
@@ -74,8 +74,8 @@ def judge(
         return Judged(brought, SKIPPED, [*reasons, "It was not confirmed."])
     try:
         device = _made(model, brought, address, options, reasons)
-    except (ValueError, TypeError) as exc:
-        return Judged(brought, REFUSED, [*reasons, str(exc)])
+    except Exception as exc:  # whatever a host's validator raises
+        return Judged(brought, REFUSED, [*reasons, words_of(exc, model)])
     judged = Judged(brought, IMPORTED, reasons, device)
     if isinstance(device, StaticDeviceMixin):
         _take_tokens(judged, device)

@@ -406,3 +406,36 @@ async def test_types_that_refuse_a_value(
     assert (result.exit_code, "refused: ben (3)" in result.output) == (3, True), result.output
     assert "b@b.example" not in result.output + old.report_file.read_text()
     assert await host.names() == ["ann", "cat"]
+
+
+VALIDATOR = """from sqlalchemy.orm import validates
+    @validates("email", "number", include_backrefs=False)
+    def _check(self, key, value):
+        if value in ("b@b.example", "+15555550100"):
+            raise {}(f"{{value}} is none")
+        return value
+"""
+
+
+@pytest.mark.parametrize("error", ["ValueError", "AssertionError", "KeyError"])
+async def test_validators_that_name_a_value(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    """Whatever a host's own check raises: one row is refused, and its value is not told."""
+    validator = VALIDATOR.format(error)
+    turns = "turns: Mapped[int | None]"
+    monkeypatch.setitem(globals(), "HOST", HOST.replace(turns, f"{turns}\n    {validator}"))
+    app, env = await host.make(monkeypatch, more=validator.replace('"number", ', ""))
+    ann = await old.user("ann", email="a@b.example")
+    for user in (ann, await old.user("ben", email="b@b.example")):
+        await old.app(user)
+    await old.add("otp_twilio_twiliosmsdevice", user_id=ann, number="+15555550100")
+    kind = ("--kind", "otp_twilio_twiliosmsdevice=sms:number")
+    result = await run(*CREATE, *app, *kind, **env)
+    told = result.output + old.report_file.read_text()
+    assert result.exit_code == 3, result.output
+    for said in (f"Person refuses it: {error}.", f"SMSDevice refuses it: {error}."):
+        assert said in told
+    assert "b@b.example" not in told
+    assert "+1555" not in told
+    assert await host.names() == ["ann"]
