@@ -9,6 +9,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Enum,
     Index,
     Integer,
     SmallInteger,
@@ -31,12 +32,13 @@ def values_of(row: Any) -> dict[str, Any]:
     }
 
 
-def misfit(row: Any, later: frozenset[str] = frozenset()) -> str | None:
+def misfit(row: Any, later: frozenset[str] = frozenset(), is_core: bool = False) -> str | None:
     """Why an instance that is not saved can't be stored, in a sentence without its values.
 
     Args:
         row: the instance.
         later: attributes that it gets yet.
+        is_core: it is inserted as it is; a flush has a column's default stand for None.
     """
     values = values_of(row)
     for attribute in inspect(type(row)).column_attrs:
@@ -44,7 +46,7 @@ def misfit(row: Any, later: frozenset[str] = frozenset()) -> str | None:
         if name in later or not isinstance(column, Column):
             continue
         value = values.get(name)
-        if value is None and (name in values or not _is_filled(column)):
+        if value is None and ((is_core and name in values) or not _is_filled(column)):
             if not column.nullable and not column.primary_key:
                 return f"{type(row).__name__}.{name} is missing, and can't be empty."
         elif value is not None and (reason := _unfit(value, column)) is not None:
@@ -98,7 +100,7 @@ def _is_filled(column: Column[Any]) -> bool:
 
 def _unfit(value: Any, column: Column[Any]) -> str | None:
     type_ = column.type
-    if isinstance(type_, TypeDecorator):
+    if isinstance(type_, TypeDecorator | Enum):
         return None  # what it makes of a value it alone knows
     if isinstance(type_, String):
         if not isinstance(value, str):

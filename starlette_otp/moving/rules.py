@@ -109,7 +109,7 @@ def _made(
             raise ValueError("It has no address, and neither has its owner.")
         check_address(values["email"] or address)
     device = model(**values)
-    if (reason := misfit(device, _LATER)) is not None:
+    if (reason := misfit(device, _LATER, is_core=True)) is not None:
         raise ValueError(reason)
     if brought.secret is not None:
         device.secret = brought.secret

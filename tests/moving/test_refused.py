@@ -167,6 +167,28 @@ async def test_users_who_want_more(
     assert "Traceback" not in result.output
 
 
+FILLED = """
+    made: Mapped[str] = mapped_column(server_default="now")
+    role: Mapped[Role]
+
+    def __init__(self, **values):
+        super().__init__(made=None, role=Role.MEMBER, **values)
+"""
+
+
+async def test_users_who_fill_in_the_rest(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SQLModel does: None where the table has a default, and members of an Enum."""
+    role = "import enum\nRole = enum.Enum('Role', ['MEMBER'])\n\nclass Base("
+    monkeypatch.setitem(globals(), "HOST", HOST.replace("class Base(", role))
+    app, env = await host.make(monkeypatch, more=FILLED)
+    await old.app(await old.user("ann", email="a@b.example"))
+    result = await run(*CREATE, *app, **env)
+    assert result.exit_code == 0, result.output
+    assert await host.names() == ["ann"]
+
+
 async def test_columns_of_a_kind(
     old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
