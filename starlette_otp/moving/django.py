@@ -73,6 +73,9 @@ class DjangoSite:
         for table in self._into:
             if table not in self._tables:
                 raise ConfigurationError(f"--kind {table}: there is no such table of devices.")
+        for table in (*known, *self._into):
+            # Without one of their own, rows could not be told apart when they are recorded.
+            old.require(table, (old.keys.get(table, "id"),))
 
     def _others(self) -> list[str]:
         """The tables of devices of other apps; without a constraint, if they are called so."""

@@ -269,6 +269,20 @@ async def test_tables_without_constraints(otp: OTP, old: Old, run: Run, sessions
     assert old.outcomes["shop.pagerdevice/7"] == "refused"
 
 
+async def test_a_kind_of_rows_without_a_key(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second would be taken for the first, moved already: it is refused before."""
+    app, env = await host.make(monkeypatch)
+    await old.run("CREATE TABLE shop_pagerdevice (user_id int, name text, confirmed bool)")
+    for name in ("ann", "ben"):
+        user = await old.user(name, email=f"{name}@b.example")
+        await old.run("INSERT INTO shop_pagerdevice VALUES ($1, 'Pager', true)", user)
+    result = await run(*CREATE, *app, "--kind", "shop_pagerdevice=sms:", **env)
+    assert (result.exit_code, "shop_pagerdevice there has no id" in result.output) == (1, True)
+    assert await host.names() == []
+
+
 async def test_tokens_that_are_none(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
     """A token that is NULL is one that is gone."""
     await old.codes(await old.user("ann"), "abcdefgh", None)
