@@ -237,3 +237,22 @@ async def test_another_method_at_flask_security(
     assert result.exit_code == 0, result.output
     devices = await otp.devices_for_user(await otp.find_user("ann@old.example"))
     assert [device.kind for device in devices] == ["totp", "email"]
+
+
+async def test_catching_up_without_the_right_keys(
+    otp: OTP, old: Old, sessions: Sessions, database_url: str
+) -> None:
+    """Codes that don't open are not known to be spent: those here stay."""
+    await old.run(FLASK)
+    fernet_key = Fernet.generate_key()
+    codes = ",".join(Fernet(fernet_key).encrypt(c).decode() for c in (b"abcd-efgh", b"jkmn-pqrs"))
+    await old.add('"user"', id=1, email="ann@old.example", mf_recovery_codes=codes)
+    settings = old.report_file.parent / "settings"
+    options = ("--settings", str(settings), "--catch-up")
+    for key, code in ((fernet_key, 0), (Fernet.generate_key(), 3), (fernet_key, 0)):
+        keys = {"SECURITY_MULTI_FACTOR_RECOVERY_CODES_KEYS": [key.decode()]}
+        settings.write_text(json.dumps({"SECURITY_TOTP_SECRETS": {"1": "site secret"}, **keys}))
+        result = await run(old, database_url, "import-flask-security", *options)
+        assert result.exit_code == code, result.output
+    user: Any = await otp.find_user("ann@old.example")
+    assert await otp.recovery_codes_left(user) == 2
