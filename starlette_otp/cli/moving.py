@@ -23,7 +23,7 @@ from starlette_otp.moving.django import DjangoSite
 from starlette_otp.moving.flask_security import FlaskSecuritySite
 from starlette_otp.moving.move import Move
 from starlette_otp.moving.options import Into, Options, parsed_kind
-from starlette_otp.moving.report import Report, named
+from starlette_otp.moving.report import Report, named, shown
 from starlette_otp.moving.source import Snapshot, snapshot
 from starlette_otp.otp import OTP
 
@@ -205,7 +205,8 @@ async def _move(
 
         def keep_codes(user: BroughtUser, made_tokens: Sequence[str]) -> None:
             assert codes_file is not None  # noqa: S101
-            codes_file.write(f"{user.username or user.email}: {' '.join(made_tokens)}\n")
+            name = shown(user.username or user.email, user.key)
+            codes_file.write(f"{name}: {' '.join(made_tokens)}\n")
             codes_file.flush()
             os.fsync(codes_file.fileno())
 
@@ -262,6 +263,9 @@ def _written(path: Path | None, mode: str) -> Iterator[IO[str] | None]:
         yield None
         return
     flags = os.O_RDWR | os.O_CREAT | (os.O_APPEND if mode == "a" else os.O_TRUNC)
+    if path.exists() and not path.is_file():
+        # /dev/null is not to become root's alone, and a pipe has no beginning to go back to.
+        raise click.UsageError(f"{path} is no file.")
     descriptor = os.open(path, flags, 0o600)
     os.fchmod(descriptor, 0o600)
     with os.fdopen(descriptor, mode, encoding="utf-8") as file:

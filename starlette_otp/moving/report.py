@@ -51,7 +51,8 @@ class Report:
             if planned.is_refused:
                 self.refused.append(planned.user)
             is_refused = planned.outcome == REFUSED and planned.user.devices
-            if self._tells_users or is_refused or planned.is_left_out:
+            # The terminal names the first of many; here each of them is found.
+            if self._tells_users or is_refused or planned.is_left_out or planned.is_unprotected:
                 source = f"{self._users_table}/{key}"
                 self._line(source, key, "user", planned.outcome, planned.reasons, None)
             for judged in planned.devices:
@@ -115,11 +116,13 @@ class Report:
 
 def named(users: list[BroughtUser]) -> str:
     """Users by their names and keys, the first of many."""
-    names = [f"{_shown(user.username)} ({user.key})".lstrip() for user in users[:_NAMED]]
+    names = [shown(user.username, user.key) for user in users[:_NAMED]]
     more = len(users) - _NAMED
     return ", ".join(names) + (f" and {more} more" if more > 0 else "")
 
 
-def _shown(name: str) -> str:
-    # What a terminal would act on, and what would make one line two.
-    return "".join(sign if sign.isprintable() else "?" for sign in name)
+def shown(name: str, key: object) -> str:
+    """A user by a name, if they have one, and key."""
+    # Without what a terminal would act on, and what would make one line two.
+    text = f"{name} ({key})".lstrip()
+    return "".join(sign if sign.isprintable() else "?" for sign in text)

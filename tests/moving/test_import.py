@@ -148,8 +148,8 @@ async def test_unprotected_users(
     result = await run(*CREATE, "--unprotected", "codes", "--codes-file", str(file))
     assert result.exit_code == 3, result.output
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    name, *made_codes = file.read_text().split()
-    assert (name, len(made_codes)) == ("ann:", 10)
+    name, key, *made_codes = file.read_text().split()
+    assert (name, key, len(made_codes)) == ("ann", f"({ann}):", 10)
     user: Any = await otp.find_user("ann")
     assert await otp.match_token(user, made_codes[0]) is not None
     assert not any(code in result.output for code in made_codes)

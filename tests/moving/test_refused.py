@@ -1,6 +1,8 @@
 """What the application's own columns and constraints refuse: told before anything is written, or,
 where only the database knows of it, of one user and not of a batch."""
 
+import os
+import stat
 import uuid
 from pathlib import Path
 from typing import Any
@@ -475,3 +477,36 @@ async def test_validators_that_name_a_value(
     assert "b@b.example" not in told
     assert "+1555" not in told
     assert await host.names() == ["ann"]
+
+
+async def test_each_of_many_is_named(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, tmp_path: Path
+) -> None:
+    """In the report, those beyond the first on the terminal, too; and the codes of each are known
+    by their key, whatever their name."""
+    users = [await make_user(sessions, f"user{number}") for number in range(25)]
+    for number, user in enumerate(users):
+        name = ("same", None, "eve\nsame")[number % 3]
+        await old.user(str(name), id=user.id, username=name, email=None)
+        await old.add("otp_yubikey_yubikeydevice", id=100 + number, user_id=user.id)
+    given = ("--unprotected", "codes", "--codes-file", str(tmp_path / "codes"))
+    result = await run(*given)
+    assert (result.exit_code, "and 5 more" in result.output) == (3, True), result.output
+    told = [line for line in old.report().values() if line["kind"] == "user"]
+    assert {line["user"] for line in told} == {str(user.id) for user in users}
+    lines = (tmp_path / "codes").read_text().splitlines()
+    names = [f"same ({users[0].id})", f"({users[1].id})", f"eve?same ({users[2].id})"]
+    assert [line.partition(": ")[0] for line in lines[:3]] == names
+    assert len(lines) == len(users)
+
+
+async def test_reports_into_what_is_no_file(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, tmp_path: Path
+) -> None:
+    """A device or a pipe is not made the operator's alone."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    pipe.chmod(0o644)
+    result = await run(*CREATE, "--report", str(pipe))
+    assert (result.exit_code, "pipe is no file" in result.output) == (2, True), result.output
+    assert stat.S_IMODE(pipe.stat().st_mode) == 0o644
