@@ -142,12 +142,13 @@ class People:
     async def _matching(self, session: AsyncSession, users: Sequence[BroughtUser]) -> list[Target]:
         wanted = {name for user in users for name in self._names(user)}
         column = getattr(self.model, self._name)
-        column = func.lower(column) if self._name == "email" else column
+        is_email = self._name == "email"
+        is_wanted = (func.lower(column) if is_email else column).in_(wanted)
         email = self.model.email if hasattr(self.model, "email") else func.concat("")
-        query = select(user_key_column(self.model), column, email).where(column.in_(wanted))
+        query = select(user_key_column(self.model), column, email).where(is_wanted)
         found = defaultdict(list)
         for key, name, address in await session.execute(query):
-            found[name].append((key, address or ""))
+            found[_lower(name) if is_email else name].append((key, address or ""))
         return [self._match(user, found) for user in users]
 
     def _match(self, user: BroughtUser, found: Mapping[str, list[Any]]) -> Target:
@@ -163,7 +164,7 @@ class People:
 
     def _names(self, user: BroughtUser) -> list[str]:
         if self._name == "email":
-            return [user.email.lower()] if user.email else []
+            return [_lower(user.email)] if user.email else []
         return names_of(user.username) if user.username else []
 
     async def _new(
@@ -259,6 +260,13 @@ class People:
             return Target(refusal=refusal)
         reasons = [reason] if reason else []
         return Target(None, row, user.email, claims, None, reasons, is_new=True)
+
+
+def _lower(address: str) -> str:
+    """An address in small letters; but a letter that is not their capital, as the sign of Kelvin
+    is not that of k, is another address."""
+    small = ((sign, sign.lower()) for sign in address)
+    return "".join(low if low.upper() == sign else sign for sign, low in small)
 
 
 def _claim(attribute: str, value: Any) -> tuple[str, Any]:

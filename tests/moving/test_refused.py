@@ -258,6 +258,25 @@ async def test_keys_of_one_spelling_elsewhere(
         assert list(found.scalars()) == [8]
 
 
+@pytest.mark.parametrize(
+    ("there", "here", "code"),
+    [
+        ("Boss@\N{KELVIN SIGN}.example", "boss@k.example", 3),
+        ("boss@k.example", "boss@\N{KELVIN SIGN}.example", 3),
+        ("BÖSS@K.example", "böss@k.example", 0),
+    ],
+)
+async def test_addresses_that_look_alike(
+    otp: OTP, old: Old, run: Run, sessions: Sessions, there: str, here: str, code: int
+) -> None:
+    """Whoever has another address is another person, though both be one in small letters."""
+    boss = await make_user(sessions, "boss", email=here)
+    await old.app(await old.user("mallory", email=there))
+    result = await run("--users", "match", "--match", "email")
+    assert result.exit_code == code, result.output
+    assert len(await otp.devices_for_user(boss)) == (code == 0)
+
+
 async def test_tables_without_constraints(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
     """A device whose owner no foreign key names, with a key of another name, is a factor, too."""
     await old.run(
