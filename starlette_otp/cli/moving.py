@@ -18,7 +18,7 @@ from starlette_otp.cli.loading import KNOWN, app_option, load_otp, sentence, spe
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.moving.allauth import AllauthSite
 from starlette_otp.moving.brought import BroughtUser, OldSite
-from starlette_otp.moving.catch_up import MOVED, USED
+from starlette_otp.moving.catch_up import ANEW, MOVED, USED
 from starlette_otp.moving.django import DjangoSite
 from starlette_otp.moving.flask_security import FlaskSecuritySite
 from starlette_otp.moving.move import Move
@@ -239,7 +239,7 @@ async def _move(
             click.echo(f"Broken off: {plan.written} rows are carried over. Run it again.", err=True)
             return NOT_ALL
         click.echo(f"Done: {plan.written} rows are carried over.")
-        for line in plan.told(MOVED, USED):
+        for line in plan.told(MOVED, USED, ANEW):
             click.echo(line)
         if plan.refused:
             click.echo(f"Nothing was written of whom the database refused: {named(plan.refused)}.")

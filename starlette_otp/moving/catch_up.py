@@ -13,9 +13,10 @@ from starlette_otp.devices.hotp import HOTPDeviceMixin
 from starlette_otp.devices.locking import locked
 from starlette_otp.devices.static import StaticDeviceMixin, canonical_static
 from starlette_otp.devices.totp import TOTPDeviceMixin
-from starlette_otp.moving.rules import Judged
+from starlette_otp.moving.rules import REFUSED, Judged
 
 USED = "It was used here since, and stays as it is."
+ANEW = "Its codes were made anew there since, and it has none here any more."
 MOVED = "What was used there since is used here."
 
 
@@ -58,20 +59,27 @@ async def _move_on(session: AsyncSession, device: Any, one: Judged, imported_at:
             device.counter = counter
             return True
     elif isinstance(device, StaticDeviceMixin) and one.brought.tokens is not None:
-        return await _forget_spent(session, device, one.brought.tokens, imported_at)
+        return await _forget_spent(session, device, one, imported_at)
     return False
 
 
 async def _forget_spent(
     session: AsyncSession,
     device: StaticDeviceMixin,
-    left_tokens: Sequence[str],
+    one: Judged,
     imported_at: datetime,
 ) -> bool:
-    plain_tokens = [token for token in left_tokens if canonical_static(token) is not None]
+    plain_tokens = [
+        token for token in one.brought.tokens or () if canonical_static(token) is not None
+    ]
     digests = [device.digests(token)[0] for token in plain_tokens]
     tokens: Any = device.__static_token_model__
     # What was made here since was never there.
     brought = tokens.device_id == device.id, tokens.created_at <= imported_at
     query = delete(tokens).where(*brought, tokens.digest.not_in(digests))
-    return bool(list(await session.scalars(query.returning(tokens.id))))
+    was_spent = bool(list(await session.scalars(query.returning(tokens.id))))
+    left = select(tokens.id).where(tokens.device_id == device.id).limit(1)
+    if was_spent and digests and await session.scalar(left) is None:
+        one.outcome = REFUSED
+        one.reasons.append(ANEW)
+    return was_spent

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, any_, literal, select
+from sqlalchemy import ARRAY, BigInteger, any_, exists, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.owner import table_of
 from starlette_otp.devices.sealing import digests_of
+from starlette_otp.devices.static import StaticDeviceMixin
 from starlette_otp.moving.brought import BroughtDevice, BroughtUser, OldSite
 from starlette_otp.moving.options import Options
 from starlette_otp.moving.people import GONE, People, Target
@@ -140,7 +141,10 @@ class Plan:
         ids = [row.device_id for row in known.values() if row.device_id is not None]
         keys = [target.key for target in targets if target.key is not None]
         names = "id", "kind", "user_id", "confirmed", "last_used_at", "secret_digest"
-        query = select(*(devices[name] for name in names))
+        has_tokens: Any = literal(False)
+        if (tokens := getattr(self._device_model, "__static_token_model__", None)) is not None:
+            has_tokens = exists().where(tokens.device_id == devices.id)
+        query = select(*(devices[name] for name in names), has_tokens.label("has_tokens"))
         is_known = devices.id == any_(literal(ids, ARRAY(BigInteger)))
         query = query.where(is_known | devices.user_id.in_(keys))
         return {row.id: row for row in await session.execute(query)}
@@ -191,13 +195,21 @@ class Plan:
             judged.reasons.append(_WAITS)
         return judged
 
+    def _verifies(self, row: Any) -> bool:
+        """Whether a device that is here can verify its owner."""
+        model = self._kinds.get(row.kind)
+        if model is None or not row.confirmed:
+            return False
+        if issubclass(model, StaticDeviceMixin) and not row.has_tokens:
+            return False
+        return not self._options.knows_setup or model.missing_setting() is None
+
     def _judge_user(self, planned: Planned, there: Mapping[int, Any]) -> None:
         key, devices = planned.target.key, planned.devices
         if not planned.user.has_factor or planned.target.refusal is not None:
             return
         has_own = key is not None and any(
-            row.user_id == key and row.confirmed and row.kind in self._kinds
-            for row in there.values()
+            row.user_id == key and self._verifies(row) for row in there.values()
         )
         planned.is_unprotected = not (has_own or any(judged.protects for judged in devices))
         if planned.is_unprotected and self._options.unprotected == "skip":

@@ -180,3 +180,17 @@ async def test_with_another_choice_of_users(
         assert (user.is_active, await otp.devices_for_user(user)) == (True, [])
     assert (await run(*CREATE)).exit_code == 3
     assert len(await otp.devices_for_user(await otp.find_user("ann"))) == 2
+
+
+async def test_codes_made_anew_there(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """In the same row, as two-factor does it: those here are spent, which is told; and who has
+    nothing else is without a second factor."""
+    number = await old.codes(await old.user("ann"), "abcdefgh", "jkmnpqrs")
+    assert (await run(*CREATE)).exit_code == 0
+    await old.run("DELETE FROM otp_static_statictoken")
+    await old.add("otp_static_statictoken", device_id=number, token="tuvwxyza")
+    result = await run(*CREATE, "--catch-up")
+    assert (result.exit_code, "made anew there" in result.output) == (3, True), result.output
+    assert await otp.recovery_codes_left(await otp.find_user("ann")) == 0
+    result = await run(*CREATE)
+    assert (result.exit_code, UNPROTECTED in result.output) == (1, True), result.output
