@@ -18,6 +18,7 @@ from starlette_otp.moving.rules import REFUSED, Judged
 USED = "It was used here since, and stays as it is."
 ANEW = "Its codes were made anew there since, and it has none here any more."
 MOVED = "What was used there since is used here."
+_CAUGHT_UP = TOTPDeviceMixin, HOTPDeviceMixin, StaticDeviceMixin
 
 
 async def catch_up(session: AsyncSession, device_model: type[Any], there: Sequence[Judged]) -> None:
@@ -37,6 +38,11 @@ async def catch_up(session: AsyncSession, device_model: type[Any], there: Sequen
     for one in there:
         device, imported_at = devices.get(one.device_id), one.imported_at
         if device is None or imported_at is None:
+            continue
+        if one.brought.refusal is not None and isinstance(device, _CAUGHT_UP):
+            # What can't be read there is not known to be used.
+            one.outcome = REFUSED
+            one.reasons.append(one.brought.refusal)
             continue
         if device.last_used_at is not None and device.last_used_at > imported_at:
             one.reasons.append(USED)

@@ -180,11 +180,6 @@ class Plan:
             judged.reasons.append(_GONE)
             return judged
         judged.device_id = found.id
-        if device.refusal is not None:
-            # What is not known of it must not count as used.
-            judged.outcome = REFUSED
-            judged.reasons.append(device.refusal)
-            return judged
         if device.secret is not None and found.secret_digest is not None:
             keyring, owner = self._device_model.keyring(), str(found.user_id)
             if found.secret_digest not in digests_of(keyring, device.secret, owner):
