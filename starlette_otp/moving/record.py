@@ -101,6 +101,8 @@ class Record:
         name = func.substr(columns.source, len(prefix) + 1).label("table")
         query = select(name, columns.old_id, columns.device_id, columns.user_key).where(
             columns.source.startswith(prefix, autoescape=True),
+            # Of a site of this name, and not of one whose name goes on after a slash.
+            name.not_like("%/%"),
             columns.device_id.is_not(None),
             columns.user_key == any_(literal(wanted, ARRAY(String))),
         )

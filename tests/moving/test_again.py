@@ -194,3 +194,19 @@ async def test_codes_made_anew_there(otp: OTP, old: Old, run: Run, sessions: Ses
     assert await otp.recovery_codes_left(await otp.find_user("ann")) == 0
     result = await run(*CREATE)
     assert (result.exit_code, UNPROTECTED in result.output) == (1, True), result.output
+
+
+async def test_sites_of_names_that_begin_alike(
+    otp: OTP, old: Old, run: Run, sessions: Sessions
+) -> None:
+    """The devices of one are not missing at the other."""
+    user = await make_user(sessions, "ann")
+    await old.user("ann", id=user.id)
+    number = await old.app(user.id)
+    assert (await run("--name", "club/north")).exit_code == 0
+    await old.run("UPDATE otp_totp_totpdevice SET id = 999, key = $1", OTHER_KEY)
+    result = await run("--name", "club")
+    assert (result.exit_code, "removed there" in result.output) == (0, False), result.output
+    result = await run("--name", "club/north")
+    assert f"otp_totp_totpdevice/{number}" in old.outcomes
+    assert "removed there" in result.output
