@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import ARRAY, BigInteger, any_, delete, literal, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from starlette_otp.devices.hotp import HOTPDeviceMixin
@@ -33,7 +33,8 @@ async def catch_up(session: AsyncSession, device_model: type[Any], there: Sequen
     """
     ids = [one.device_id for one in there]
     kinds = device_model.kinds()
-    query = select(device_model).where(device_model.id.in_(ids), device_model.kind.in_(kinds))
+    is_there = device_model.id == any_(literal(ids, ARRAY(BigInteger)))
+    query = select(device_model).where(is_there, device_model.kind.in_(kinds))
     devices = {device.id: device for device in await session.scalars(locked(query))}
     for one in there:
         device, imported_at = devices.get(one.device_id), one.imported_at

@@ -9,6 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from starlette_otp import OTP, oath
 from starlette_otp.models import Device, User
+from starlette_otp.moving.brought import BroughtDevice
+from starlette_otp.moving.catch_up import catch_up
+from starlette_otp.moving.rules import ALREADY, Judged
 from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run
 from tests.support import Sessions, make_user
 
@@ -210,3 +213,11 @@ async def test_sites_of_names_that_begin_alike(
     result = await run("--name", "club/north")
     assert f"otp_totp_totpdevice/{number}" in old.outcomes
     assert "removed there" in result.output
+
+
+async def test_catching_up_with_very_many(otp: OTP, sessions: Sessions) -> None:
+    """More devices in a batch than a statement has parameters."""
+    device = BroughtDevice("otp_totp_totpdevice", "1", "", "totp")
+    there = [Judged(device, ALREADY, device_id=number) for number in range(1, 40_000)]
+    async with sessions.begin() as session:
+        await catch_up(session, Device, there)
