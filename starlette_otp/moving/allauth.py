@@ -78,7 +78,7 @@ class AllauthSite:
         # Its first release had no times.
         values = {name: row.get(name) for name in ("created_at", "last_used_at")}
         label = f"mfa.authenticator/{row['id']}"
-        device = BroughtDevice(TABLE, str(row["id"]), label, row["type"], values=values)
+        device = BroughtDevice(TABLE, str(row["id"]), label, str(row["type"]), values=values)
         data = row["data"]
         secret_data = json.loads(data) if isinstance(data, str) else data
         if row["type"] == "totp":
@@ -93,7 +93,7 @@ class AllauthSite:
     def _read_app(self, device: BroughtDevice, secret_data: Any) -> None:
         try:
             device.secret = secret_from_base32(secret_data["secret"])
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, AttributeError):
             device.refusal = "Its key is not in base 32: encrypted, or none."
             return
         used_at = device.values["last_used_at"]

@@ -256,3 +256,18 @@ async def test_catching_up_without_the_right_keys(
         assert result.exit_code == code, result.output
     user: Any = await otp.find_user("ann@old.example")
     assert await otp.recovery_codes_left(user) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [("totp", '{"secret": 5}'), ("totp", "[]"), ("recovery_codes", '"x"'), (None, "{}")],
+)
+async def test_odd_rows_of_allauth(
+    otp: OTP, old: Old, sessions: Sessions, database_url: str, kind: str | None, data: str
+) -> None:
+    """They are refused, each with its owner's name."""
+    await old.run(ALLAUTH)
+    await old.add("auth_user", id=1, username="ann")
+    await old.add("mfa_authenticator", user_id=1, type=kind, data=data)
+    result = await run(old, database_url, "import-allauth")
+    assert (result.exit_code, "here: ann (1)" in result.output) == (1, True), result.output
