@@ -241,6 +241,8 @@ async def _move(
         click.echo(f"Done: {plan.written} rows are carried over.")
         for line in plan.told(MOVED, USED, ANEW):
             click.echo(line)
+        if plan.unprotected and options.unprotected == "stop":
+            click.echo(f"Left out, since they lost what they had here: {named(plan.unprotected)}.")
         if plan.refused:
             click.echo(f"Nothing was written of whom the database refused: {named(plan.refused)}.")
         if tells_users:

@@ -10,11 +10,12 @@ from typing import Any
 
 from starlette_otp.exceptions import ConfigurationError
 from starlette_otp.moving.brought import BroughtDevice, BroughtUser
-from starlette_otp.moving.django import name_column, user_of
+from starlette_otp.moving.django import ALLAUTH as TABLE
+from starlette_otp.moving.django import add_foreign, known_and_others, name_column, user_of
 from starlette_otp.moving.source import Snapshot
 from starlette_otp.oath import secret_from_base32, time_step
 
-TABLE = "mfa_authenticator"
+_BY_DJANGO = "It is django-otp's, and import-django moves it."
 _CODES, _CODE_DIGITS, _CODE_BYTES = 10, 8, 4
 
 
@@ -48,6 +49,7 @@ class AllauthSite:
             )
         old.require(TABLE, ("id", "type", "data"))
         self.users_table, self._key = found
+        self._foreign = known_and_others(old, self.users_table, self._key)
         self._username_column = name_column(old, self.users_table, username_column)
         self._settings = settings or {}
         self._digits = self._number("MFA_TOTP_DIGITS", 6, 6, 10)
@@ -72,6 +74,8 @@ class AllauthSite:
             users = {row[self._key]: user_of(row, self._key, self._username_column) for row in rows}
             for row in await self._old.of(TABLE, "user_id", users):
                 users[row["user_id"]].devices.append(self._device(row))
+            for table in self._foreign:
+                await add_foreign(self._old, table, users, _BY_DJANGO)
             yield list(users.values())
 
     def _device(self, row: Any) -> BroughtDevice:

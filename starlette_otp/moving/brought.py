@@ -21,6 +21,7 @@ class BroughtDevice:
         tokens: of a device with a set of them.
         refusal: why it can't be carried over, in a sentence.
         notes: what is not quite as it was.
+        is_whole: all of its tokens could be read.
     """
 
     table: str
@@ -33,6 +34,7 @@ class BroughtDevice:
     tokens: Sequence[str] | None = field(default=None, repr=False)
     refusal: str | None = None
     notes: list[str] = field(default_factory=list)
+    is_whole: bool = True
 
 
 @dataclass(slots=True)

@@ -18,6 +18,7 @@ from starlette_otp.moving.rules import REFUSED, Judged
 USED = "It was used here since, and stays as it is."
 ANEW = "Its codes were made anew there since, and it has none here any more."
 MOVED = "What was used there since is used here."
+_UNREAD = "Not all of its codes can be read there: which were spent is not known."
 _CAUGHT_UP = TOTPDeviceMixin, HOTPDeviceMixin, StaticDeviceMixin
 
 
@@ -44,6 +45,9 @@ async def catch_up(session: AsyncSession, device_model: type[Any], there: Sequen
             # What can't be read there is not known to be used.
             one.outcome = REFUSED
             one.reasons.append(one.brought.refusal)
+            continue
+        if not one.brought.is_whole:
+            one.reasons.append(_UNREAD)
             continue
         if device.last_used_at is not None and device.last_used_at > imported_at:
             one.reasons.append(USED)

@@ -14,6 +14,8 @@ from starlette_otp.moving.source import Snapshot
 TOTP, HOTP = "otp_totp_totpdevice", "otp_hotp_hotpdevice"
 STATIC, TOKENS = "otp_static_staticdevice", "otp_static_statictoken"
 EMAIL = "otp_email_emaildevice"
+ALLAUTH = "mfa_authenticator"
+_BY_ALLAUTH = "It is django-allauth's, and import-allauth moves it."
 _KINDS = {TOTP: "totp", HOTP: "hotp", STATIC: "static", EMAIL: "email"}
 _DEVICE = {"user_id", "name", "confirmed"}
 """The columns that every device of django-otp has, beside its key."""
@@ -69,28 +71,14 @@ class DjangoSite:
             old.require(TOKENS, ("device_id", "token"))
         self.users_table, self._key = found
         self._username_column = name_column(old, self.users_table, username_column)
-        self._tables = [*known, *self._others()]
+        self._tables = [*known, *others(old, self.users_table, self._key)]
+        self._has_allauth = old.references.get((ALLAUTH, "user_id")) == found
         for table in self._into:
             if table not in self._tables:
                 raise ConfigurationError(f"--kind {table}: there is no such table of devices.")
         for table in (*known, *self._into):
             # Without one of their own, rows could not be told apart when they are recorded.
             old.require(table, (old.keys.get(table, "id"),))
-
-    def _others(self) -> list[str]:
-        """The tables of devices of other apps; without a constraint, if they are called so."""
-        mine = self.users_table, self._key
-        references = self._old.references
-
-        def is_one(table: str, columns: set[str]) -> bool:
-            if table in _KINDS or not columns >= _DEVICE or columns >= _OURS:
-                return False
-            is_called_so = table.endswith("device") and (table, "user_id") not in references
-            return is_called_so or references.get((table, "user_id")) == mine
-
-        return sorted(
-            table for table, columns in self._old.columns.items() if is_one(table, columns)
-        )
 
     async def count(self) -> int:
         """How many users there are."""
@@ -102,6 +90,8 @@ class DjangoSite:
             users = {row[self._key]: user_of(row, self._key, self._username_column) for row in rows}
             for table in self._tables:
                 await self._add_devices(table, users)
+            if self._has_allauth:
+                await add_foreign(self._old, ALLAUTH, users, _BY_ALLAUTH)
             yield list(users.values())
 
     async def _add_devices(self, table: str, users: dict[Any, BroughtUser]) -> None:
@@ -132,6 +122,40 @@ class DjangoSite:
         elif table not in _KINDS:
             device.refusal = "There is no such kind of device here."
         return device
+
+
+def others(old: Snapshot, users_table: str, key: str) -> list[str]:
+    """The tables of devices of other apps; without a constraint, if they are called so."""
+
+    def is_one(table: str, columns: set[str]) -> bool:
+        if table in _KINDS or not columns >= _DEVICE or columns >= _OURS:
+            return False
+        is_called_so = table.endswith("device") and (table, "user_id") not in old.references
+        return is_called_so or old.references.get((table, "user_id")) == (users_table, key)
+
+    return sorted(table for table, columns in old.columns.items() if is_one(table, columns))
+
+
+def known_and_others(old: Snapshot, users_table: str, key: str) -> list[str]:
+    """All tables of devices of these users, as django-otp makes them."""
+    mine = users_table, key
+    known = [table for table in _KINDS if old.references.get((table, "user_id")) == mine]
+    return [*known, *others(old, users_table, key)]
+
+
+async def add_foreign(
+    old: Snapshot, table: str, users: Mapping[Any, BroughtUser], refusal: str
+) -> None:
+    """Add the devices of another library's table, which another command moves: their owners have a
+    second factor there."""
+    owners, key = {str(number): user for number, user in users.items()}, old.keys.get(table, "id")
+    for row in await old.of(table, "user_id", users):
+        old_id = str(row.get(key))
+        kind = str(row.get("type") or table.rpartition("_")[2].removesuffix("device"))
+        is_confirmed = bool(row.get("confirmed", True))
+        device = BroughtDevice(table, old_id, f"{table}/{old_id}", kind, is_confirmed)
+        device.refusal = refusal
+        owners[str(row["user_id"])].devices.append(device)
 
 
 def key_of_hex(text: str) -> tuple[bytes | None, str | None]:

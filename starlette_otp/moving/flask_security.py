@@ -170,6 +170,7 @@ class FlaskSecuritySite:
         device.tokens = [code for code in map(self._opened, stored_codes) if code is not None]
         if len(device.tokens) < len(stored_codes):
             # The site, which has keys, takes no plain ones either.
+            device.is_whole = False
             device.notes.append("Codes that don't open under the site's keys are gone.")
             if not device.tokens:
                 device.refusal = "None of its codes open under the site's keys."

@@ -20,6 +20,9 @@ from starlette_otp.moving.options import Options
 from starlette_otp.moving.passwords import carried
 
 GONE = "Their user was removed here."
+_ANOTHER_SITE = (
+    "Who was made of this key has another name and address here; two old sites want a --name each."
+)
 
 
 @dataclass(slots=True)
@@ -124,16 +127,17 @@ class People:
             return Target(refusal="This can't be a user's key here.")
         return Target(key, email=user.email, claims=[key], refusal=self._twice(key))
 
-    async def _there(self, session: AsyncSession, keys: Sequence[Any]) -> dict[Any, str]:
+    async def _there(self, session: AsyncSession, keys: Sequence[Any]) -> dict[Any, Any]:
+        """Names and addresses of users who are here, by their keys."""
         column = user_key_column(self.model)
-        email = self.model.email if hasattr(self.model, "email") else func.concat("")
-        found = await session.execute(select(column, email).where(column.in_(keys)))
-        return {key: address or "" for key, address in found}
+        names = (getattr(self.model, name, func.concat("")) for name in ("username", "email"))
+        found = await session.execute(select(column, *names).where(column.in_(keys)))
+        return {key: (name or "", address or "") for key, name, address in found}
 
-    def _same(self, key: Any, there: Mapping[Any, str]) -> Target:
+    def _same(self, key: Any, there: Mapping[Any, Any]) -> Target:
         if key is None or key not in there:
             return Target(refusal="There is no user with this key here.")
-        return Target(key, email=there[key], claims=[key], refusal=self._twice(key))
+        return Target(key, email=there[key][1], claims=[key], refusal=self._twice(key))
 
     def _twice(self, key: Any) -> str | None:
         # As texts two keys can differ that are one number.
@@ -172,7 +176,7 @@ class People:
         session: AsyncSession,
         users: Sequence[BroughtUser],
         keys: Sequence[Any],
-        there: Mapping[Any, str],
+        there: Mapping[Any, Any],
         moved: Mapping[str, Any],
     ) -> list[Target]:
         values = [self._values(user) for user in users]
@@ -180,13 +184,21 @@ class People:
         targets = []
         for user, key, given in zip(users, keys, values, strict=True):
             if str(user.key) in moved:
-                is_gone = key is None or key not in there
-                refusal = GONE if is_gone else None
-                target = Target(key, email=there.get(key, ""), refusal=refusal)
+                target = self._made_before(key, given, there)
             else:
                 target = self._to_be_made(user, given, taken)
             targets.append(target)
         return targets
+
+    def _made_before(self, key: Any, values: Mapping[str, Any], there: Mapping[Any, Any]) -> Target:
+        if key is None or key not in there:
+            return Target(key, refusal=GONE)
+        name, email = there[key]
+        pairs = (("username", name), ("email", email))
+        known = [(values[what], here) for what, here in pairs if values.get(what) and here]
+        # Names change, and addresses; both at once say that it is somebody of another site.
+        is_other = bool(known) and all(theirs.lower() != here.lower() for theirs, here in known)
+        return Target(key, email=email, refusal=_ANOTHER_SITE if is_other else None)
 
     async def _taken(
         self, session: AsyncSession, values: Sequence[Mapping[str, Any]]
@@ -258,6 +270,8 @@ class People:
             refusal = words_of(exc, self.model)
         if refusal is not None:
             return Target(refusal=refusal)
+        if reason is None and user.password_hash and "password_hash" not in values:
+            reason = "Their password is left behind: there is no password_hash here."
         reasons = [reason] if reason else []
         return Target(None, row, user.email, claims, None, reasons, is_new=True)
 

@@ -55,6 +55,14 @@ class Planned:
     is_left_out: bool = False
     is_refused: bool = False
 
+    def leave_out(self) -> None:
+        """Carry nothing of them over."""
+        self.is_left_out = True
+        for judged in self.devices:
+            if judged.outcome in (IMPORTED, PARTLY):
+                judged.outcome = SKIPPED
+                judged.reasons.append("Its owner was left out.")
+
     @property
     def outcome(self) -> str:
         """What becomes of the user."""
@@ -208,11 +216,7 @@ class Plan:
         )
         planned.is_unprotected = not (has_own or any(judged.protects for judged in devices))
         if planned.is_unprotected and self._options.unprotected == "skip":
-            planned.is_left_out = True
-            for judged in devices:
-                if judged.outcome in (IMPORTED, PARTLY):
-                    judged.outcome = SKIPPED
-                    judged.reasons.append("Its owner was left out.")
+            planned.leave_out()
 
 
 def refused(user: BroughtUser, reason: str) -> Planned:

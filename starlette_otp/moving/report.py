@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import IO
 
-from starlette_otp.moving.brought import BroughtUser
 from starlette_otp.moving.plan import Planned
 from starlette_otp.moving.rules import ALREADY, IMPORTED, PARTLY, REFUSED, SKIPPED
 
@@ -29,8 +28,8 @@ class Report:
         self._file = file
         self.outcomes: Counter[tuple[str, str]] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.unprotected: list[BroughtUser] = []
-        self.refused: list[BroughtUser] = []
+        self.unprotected: list[str] = []
+        self.refused: list[str] = []
 
     def forget(self) -> None:
         """Begin anew."""
@@ -47,9 +46,9 @@ class Report:
         for planned in batch:
             key = str(planned.user.key)
             if planned.is_unprotected:
-                self.unprotected.append(planned.user)
+                self.unprotected.append(shown(planned.user.username, planned.user.key))
             if planned.is_refused:
-                self.refused.append(planned.user)
+                self.refused.append(shown(planned.user.username, planned.user.key))
             is_refused = planned.outcome == REFUSED and planned.user.devices
             # The terminal names the first of many; here each of them is found.
             if self._tells_users or is_refused or planned.is_left_out or planned.is_unprotected:
@@ -114,11 +113,10 @@ class Report:
         ]
 
 
-def named(users: list[BroughtUser]) -> str:
-    """Users by their names and keys, the first of many."""
-    names = [shown(user.username, user.key) for user in users[:_NAMED]]
+def named(users: Sequence[str]) -> str:
+    """Users as they are shown, the first of many."""
     more = len(users) - _NAMED
-    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(users[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def shown(name: str, key: object) -> str:

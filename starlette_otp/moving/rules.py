@@ -21,6 +21,7 @@ from starlette_otp.moving.options import Options
 
 IMPORTED, PARTLY, SKIPPED, REFUSED, ALREADY = "imported", "partly", "skipped", "refused", "already"
 _MAX_COUNT = 2**31 - 1
+_SINCE = 1990
 # What a device gets when it is written.
 _LATER = frozenset({"user_id", "sealed_secret", "secret_id", "secret_digest"})
 
@@ -102,6 +103,7 @@ def _made(
         # One that waits to be confirmed has its time for that from now on.
         values["created_at"] = now
         reasons.append("It counts as made now.")
+    _forget_moments(values, now, reasons)
     _count_failures(model, values, options, reasons)
     if issubclass(model, EmailDeviceMixin):
         values["email"] = values.get("email") or None
@@ -119,6 +121,14 @@ def _made(
         if device.is_ahead:
             reasons.append("Its last token lies ahead of the clock: reset it.")
     return device
+
+
+def _forget_moments(values: dict[str, Any], now: datetime, reasons: list[str]) -> None:
+    """Leave out times that are none, as infinity: nobody could reckon with them."""
+    for name, value in values.items():
+        if isinstance(value, datetime) and not _SINCE <= value.year <= now.year + 1:
+            values[name] = now if name == "created_at" else None
+            reasons.append(f"Its {name} was no time, and is forgotten.")
 
 
 def _count_failures(

@@ -53,6 +53,11 @@ class Writer:
         """Write a batch in the session's transaction, by a plan that is made within it."""
         await self._plan.record.wait(session)
         planned = await self._plan.of(session, users)
+        if self._options.unprotected == "stop":
+            # Of these nobody knew when everything was looked over.
+            for one in planned:
+                if one.is_unprotected:
+                    one.leave_out()
         kept = [one for one in planned if one.target.refusal is None and not one.is_left_out]
         noted = await self._write_users(session, kept)
         noted += await self._deactivate(session, [one for one in kept if one.is_unprotected])

@@ -221,3 +221,21 @@ async def test_catching_up_with_very_many(otp: OTP, sessions: Sessions) -> None:
     there = [Judged(device, ALREADY, device_id=number) for number in range(1, 40_000)]
     async with sessions.begin() as session:
         await catch_up(session, Device, there)
+
+
+async def test_two_sites_of_one_name(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """Who has somebody's old key at another site does not become that somebody; who has changed
+    their name here is still themselves."""
+    for name in ("ann", "cat"):
+        await old.app(await old.user(name))
+    assert (await run(*CREATE)).exit_code == 0
+    async with sessions.begin() as session:
+        await session.execute(update(User).where(User.username == "cat").values(username="kate"))
+    statement = "UPDATE auth_user SET username = 'bob', email = 'bob@b.example' WHERE id = 1"
+    await old.run(statement)
+    await old.app(1, OTHER_KEY)
+    await old.app(3, OTHER_KEY)
+    result = await run(*CREATE)
+    assert (result.exit_code, "want a --name each" in result.output) == (3, True), result.output
+    numbers = [len(await otp.devices_for_user(await otp.find_user(n))) for n in ("ann", "kate")]
+    assert numbers == [1, 2]

@@ -258,6 +258,27 @@ async def test_catching_up_without_the_right_keys(
     assert await otp.recovery_codes_left(user) == 2
 
 
+async def test_catching_up_with_one_key_of_two(
+    otp: OTP, old: Old, sessions: Sessions, database_url: str
+) -> None:
+    """Codes under the other one may be there still: none is deleted here."""
+    await old.run(FLASK)
+    keys = [Fernet.generate_key() for _ in range(2)]
+    pairs = zip(keys, (b"abcd-efgh", b"jkmn-pqrs"), strict=True)
+    codes = ",".join(Fernet(key).encrypt(code).decode() for key, code in pairs)
+    await old.add('"user"', id=1, email="ann@old.example", mf_recovery_codes=codes)
+    settings = old.report_file.parent / "settings"
+    for given in (keys, keys[:1]):
+        names = {"SECURITY_TOTP_SECRETS": {"1": "site secret"}}
+        fernet = [key.decode() for key in given]
+        text = json.dumps({**names, "SECURITY_MULTI_FACTOR_RECOVERY_CODES_KEYS": fernet})
+        settings.write_text(text)
+        options = ("--settings", str(settings), "--catch-up")
+        result = await run(old, database_url, "import-flask-security", *options)
+        assert result.exit_code == 0, result.output
+    assert await otp.recovery_codes_left(await otp.find_user("ann@old.example")) == 2
+
+
 @pytest.mark.parametrize(
     ("kind", "data"),
     [("totp", '{"secret": 5}'), ("totp", "[]"), ("recovery_codes", '"x"'), (None, "{}")],

@@ -3,6 +3,7 @@ where only the database knows of it, of one user and not of a batch."""
 
 import os
 import stat
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from sqlalchemy import func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from starlette_otp import OTP
+from starlette_otp import OTP, oath
 from starlette_otp.models import Device, User
 from starlette_otp.moving.write import Writer
 from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run
@@ -34,7 +35,7 @@ class Person(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     username: Mapped[str] = mapped_column(unique=True)
     email: Mapped[str | None] = mapped_column(String(30), {unique})
-    password_hash: Mapped[str] = mapped_column(default="")
+    {password}: Mapped[str] = mapped_column(default="")
     {more}
 
 class Device(DeviceMixin, Base):
@@ -65,11 +66,17 @@ class Host:
         self._folder, self._url, self._engine = folder, url, engine
 
     async def make(
-        self, monkeypatch: pytest.MonkeyPatch, unique: str = "", more: str = "", column: str = ""
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        unique: str = "",
+        more: str = "",
+        column: str = "",
+        password: str = "password_hash",
     ) -> tuple[tuple[str, str], dict[str, str]]:
         """The option and the environment that a command wants for it."""
         name = f"host_{uuid.uuid4().hex}"
         source = HOST.replace("{unique}", unique).replace("{more}", more)
+        source = source.replace("{password}", password)
         (self._folder / f"{name}.py").write_text(source.replace("{column}", column))
         monkeypatch.syspath_prepend(self._folder)
         env = {"HOST_DATABASE": self._url, "HOST_KEY": SECRET_KEY}
@@ -529,3 +536,49 @@ async def test_reports_into_what_is_no_file(
     result = await run(*CREATE, "--report", str(pipe))
     assert (result.exit_code, "pipe is no file" in result.output) == (2, True), result.output
     assert stat.S_IMODE(pipe.stat().st_mode) == 0o644
+
+
+async def test_times_that_are_none(otp: OTP, old: Old, run: Run, sessions: Sessions) -> None:
+    """Infinity and the year 1 are forgotten, and the device verifies."""
+    ann = await old.user("ann")
+    number = await old.app(ann, throttling_failure_count=1, created_at=None)
+    await old.run(
+        "UPDATE otp_totp_totpdevice SET throttling_failure_timestamp = 'infinity', "
+        "last_used_at = '0001-01-01', created_at = '-infinity'"
+    )
+    result = await run(*CREATE)
+    assert result.exit_code == 0, result.output
+    assert "was no time" in old.report()[f"otp_totp.totpdevice/{number}"]["reason"]
+    user = await otp.find_user("ann")
+    (device,) = await otp.devices_for_user(user)
+    token = oath.hotp(bytes.fromhex(KEY), oath.time_step(time.time()))
+    assert await otp.verify_token(user, device.persistent_id, token)
+
+
+async def test_a_host_without_passwords(
+    old: Old, run: Run, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That a password is left behind is said."""
+    app, env = await host.make(monkeypatch, more="is_active: Mapped[bool]", password="hashed")
+    await old.app(await old.user("ann", email="a@b.example", password="pbkdf2_sha256$1$s$AAAA"))
+    result = await run(*CREATE, *app, **env)
+    assert (result.exit_code, "no password_hash here" in result.output) == (3, True), result.output
+
+
+async def test_two_libraries_in_one_database(
+    otp: OTP, old: Old, run: Run, sessions: Sessions
+) -> None:
+    """Who has a device of the one that is not moved has a second factor there."""
+    await old.run(
+        "CREATE TABLE mfa_authenticator (id int PRIMARY KEY, user_id int REFERENCES auth_user, "
+        "type varchar(20), data jsonb)"
+    )
+    ann, ben = await old.user("ann"), await old.user("ben")
+    await old.add("mfa_authenticator", user_id=ann, type="totp", data="{}")
+    await old.app(ben)
+    result = await run(*CREATE)
+    assert (result.exit_code, f"here: ann ({ann})." in result.output) == (1, True), result.output
+    assert "import-allauth moves it" in result.output
+    result = await run(*CREATE, command="import-allauth")
+    assert f"here: ann ({ann}), ben ({ben})." in result.output
+    assert "import-django moves it" in result.output
