@@ -1,6 +1,8 @@
 """What the application's own columns and constraints refuse: told before anything is written, or,
 where only the database knows of it, of one user and not of a batch."""
 
+import base64
+import json
 import os
 import stat
 import time
@@ -18,6 +20,10 @@ from starlette_otp.moving.write import Writer
 from tests.moving.old import CREATE, KEY, OTHER_KEY, Old, Run
 from tests.support import SECRET_KEY, Sessions, make_user
 
+MFA = """
+CREATE TABLE mfa_authenticator (id int PRIMARY KEY, user_id int REFERENCES auth_user,
+    type varchar(20), data jsonb)
+"""
 HOST = """
 import os
 from sqlalchemy import Index, MetaData, String, func
@@ -569,10 +575,7 @@ async def test_two_libraries_in_one_database(
     otp: OTP, old: Old, run: Run, sessions: Sessions
 ) -> None:
     """Who has a device of the one that is not moved has a second factor there."""
-    await old.run(
-        "CREATE TABLE mfa_authenticator (id int PRIMARY KEY, user_id int REFERENCES auth_user, "
-        "type varchar(20), data jsonb)"
-    )
+    await old.run(MFA)
     ann, ben = await old.user("ann"), await old.user("ben")
     await old.add("mfa_authenticator", user_id=ann, type="totp", data="{}")
     await old.app(ben)
@@ -582,3 +585,24 @@ async def test_two_libraries_in_one_database(
     result = await run(*CREATE, command="import-allauth")
     assert f"here: ann ({ann}), ben ({ben})." in result.output
     assert "import-django moves it" in result.output
+
+
+async def test_both_libraries_in_one_database_move(
+    otp: OTP, old: Old, run: Run, sessions: Sessions
+) -> None:
+    """As the page says it: both create whom they can, and both add to whom the other has made."""
+    await old.run(MFA)
+    app = json.dumps({"secret": base64.b32encode(bytes.fromhex(OTHER_KEY)).decode()})
+    ann, ben, cat = [await old.user(name) for name in ("ann", "ben", "cat")]
+    for user in (ann, cat):
+        await old.add("mfa_authenticator", user_id=user, type="totp", data=app)
+    for user in (ben, cat):
+        await old.app(user)
+    for options in ((*CREATE, "--unprotected", "skip"), ("--users", "match")):
+        for command in ("import-django", "import-allauth"):
+            result = await run(*options, command=command)
+            assert result.exit_code == 3, result.output
+    counts = [
+        len(await otp.devices_for_user(await otp.find_user(name))) for name in ("ann", "ben", "cat")
+    ]
+    assert counts == [1, 1, 2]
