@@ -114,12 +114,17 @@ def _send(scope: Scope, verdict: Verdict, send: Send, cookie_message: Message) -
             # Else SessionMiddleware says so.
             _vary(cookie_message)
         verdict.is_answered = True
-        cookies = verdict.set_cookie, verdict.browser_cookie, *verdict.agent_cookies.values()
-        for cookie in cookies:
-            if cookie is not None:
-                cookie_message.setdefault("headers", [])
-                MutableHeaders(scope=cookie_message).append("set-cookie", cookie)
+        if verdict.set_cookie or verdict.browser_cookie or verdict.agent_cookies:
+            _set_cookies(cookie_message, verdict)
     return send(cookie_message)
+
+
+def _set_cookies(cookie_message: Message, verdict: Verdict) -> None:
+    cookie_message.setdefault("headers", [])
+    headers = MutableHeaders(scope=cookie_message)
+    for cookie in (verdict.set_cookie, verdict.browser_cookie, *verdict.agent_cookies.values()):
+        if cookie is not None:
+            headers.append("set-cookie", cookie)
 
 
 def _vary(message: Message) -> None:

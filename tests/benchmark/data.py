@@ -83,6 +83,8 @@ def seed_ours(url: str, size: Size) -> Data:
         "WHERE (last_t, drift, throttling_failure_count) <> (-1, 0, 0)",
         f"VACUUM {devices}",
         *database.keep_rows(url, sessions, "token_digest"),
+        f"UPDATE {sessions} SET seen_at = now() WHERE seen_at < now() - interval '2 minutes'",
+        f"VACUUM {sessions}",
     ]
     database.tune(url, users, devices, sessions)
     return Data(people, reset)
@@ -140,6 +142,8 @@ async def _seed_ours(url: str, size: Size) -> list[Person]:
             "device_id": numbers[user.id],
             "created_at": now,
             "verified_at": now,
+            # As of people who have just loaded the page on which they do something.
+            "seen_at": now,
             "is_trusted": False,
             "expires_at": now + timedelta(days=14),
         }
