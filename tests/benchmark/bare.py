@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -90,6 +91,7 @@ VALUES ($1, $2, $3, $4, $5)
 """
 
 LIFETIME = timedelta(days=14)
+logger = logging.getLogger(__name__)
 THROTTLE_FACTOR = 0
 """Seconds; here nobody has to wait."""
 TOLERANCE = 1
@@ -131,6 +133,8 @@ async def check(connection: Any, devices: list[Any], token: str) -> int | None:
             return int(device["id"])
     if asked:
         await connection.execute(REFUSE, asked, now)
+        # OWASP ASVS 16.3.1: failures to authenticate are logged.
+        logger.warning("A token for %r was refused.", asked)
     return None
 
 
