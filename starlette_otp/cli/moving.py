@@ -235,7 +235,7 @@ async def _move(
         except KNOWN as exc:
             if not plan.written:
                 raise
-            click.echo(f"{sentence(exc)}", err=True)
+            click.echo(sentence(exc), err=True)
             click.echo(f"Broken off: {plan.written} rows are carried over. Run it again.", err=True)
             return NOT_ALL
         click.echo(f"Done: {plan.written} rows are carried over.")

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.moving.brought import BroughtDevice, BroughtUser
+from starlette_otp.moving.brought import NO_KIND, BroughtDevice, BroughtUser
 from starlette_otp.moving.django import ALLAUTH as TABLE
 from starlette_otp.moving.django import add_foreign, known_and_others, name_column, user_of
 from starlette_otp.moving.source import Snapshot
@@ -91,7 +91,7 @@ class AllauthSite:
             device.kind, values["name"] = "static", "Recovery codes"
             self._read_codes(device, secret_data)
         else:
-            device.refusal = "There is no such kind of device here."
+            device.refusal = NO_KIND
         return device
 
     def _read_app(self, device: BroughtDevice, secret_data: Any) -> None:

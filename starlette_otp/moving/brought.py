@@ -6,6 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+NO_KIND = "There is no such kind of device here."
+"""Why a device of another kind can't be carried over."""
+
 
 @dataclass(slots=True)
 class BroughtDevice:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.moving.brought import BroughtDevice, BroughtUser
+from starlette_otp.moving.brought import NO_KIND, BroughtDevice, BroughtUser
 from starlette_otp.moving.options import Into
 from starlette_otp.moving.source import Snapshot
 
@@ -120,7 +120,7 @@ class DjangoSite:
         elif into is not None:
             values |= {ours: row[theirs] for theirs, ours in into.columns.items() if theirs in row}
         elif table not in _KINDS:
-            device.refusal = "There is no such kind of device here."
+            device.refusal = NO_KIND
         return device
 
 

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
 from starlette_otp.exceptions import ConfigurationError
-from starlette_otp.moving.brought import BroughtDevice, BroughtUser
+from starlette_otp.moving.brought import NO_KIND, BroughtDevice, BroughtUser
 from starlette_otp.moving.django import name_column, user_of
 from starlette_otp.moving.options import Into
 from starlette_otp.moving.source import Snapshot
@@ -62,11 +62,12 @@ class FlaskSecuritySite:
                 f"schema {old.schema!r}; --table and --schema name others."
             )
         old.require(table, (self._key,))
-        self._webauthn = {
+        owned = {
             other: old.references.get((other, "user_id"), (table, self._key))
             for other, columns in old.columns.items()
             if columns >= _WEBAUTHN
         }
+        self._webauthn = {other: key for other, (users, key) in owned.items() if users == table}
         # What people log in by there, unless the site says otherwise.
         by_default = "email" if "email" in old.columns[table] else None
         self._username_column = name_column(old, table, username_column or by_default)
@@ -86,9 +87,7 @@ class FlaskSecuritySite:
         """All users, `batch` at a time, each with all of their devices."""
         async for rows in self._old.pages(self.users_table, self._key, batch):
             users = {str(row[self._key]): self._user(row) for row in rows}
-            for table, (its_users, column) in self._webauthn.items():
-                if its_users != self.users_table:
-                    continue
+            for table, column in self._webauthn.items():
                 owners = {str(row[column]): users[str(row[self._key])] for row in rows}
                 wanted = [row[column] for row in rows if row[column] is not None]
                 for row in await self._old.of(table, "user_id", wanted):
@@ -109,7 +108,7 @@ class FlaskSecuritySite:
         is_second = row.get("usage") != "first"
         old_id = str(row.get(self._old.keys.get(table, "id")))
         device = BroughtDevice(table, old_id, f"{table}/{old_id}", "webauthn", is_second)
-        device.refusal = "There is no such kind of device here."
+        device.refusal = NO_KIND
         return device
 
     def _labelled(self, row: Any, column: str, kind: str) -> BroughtDevice:
@@ -136,7 +135,7 @@ class FlaskSecuritySite:
             device = self._labelled(row, _KEY, str(method))
             into = self._into.get(str(method))
             if into is None:
-                device.refusal = "There is no such kind of device here."
+                device.refusal = NO_KIND
             else:
                 device.kind = into.kind
                 values = {ours: row.get(theirs) for theirs, ours in into.columns.items()}
